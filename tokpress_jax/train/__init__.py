@@ -1,0 +1,1 @@
+"""Training: tasks, mesh, step, loop, checkpoints."""
