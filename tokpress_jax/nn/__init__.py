@@ -1,0 +1,61 @@
+"""Layers that every family is made of."""
+
+from tokpress_jax.nn.attention import (
+  Attention,
+  AttentionConfig,
+  Cache,
+  block_causal_mask,
+  dot_product_attention,
+)
+from tokpress_jax.nn.norms import (
+  LayerNorm,
+  RMSNorm,
+  l2_normalize,
+  make_norm,
+  modulate,
+)
+from tokpress_jax.nn.patches import check_patch, patchify, unpatchify
+from tokpress_jax.nn.positions import (
+  LearnedPositions,
+  Rotation,
+  grid_positions,
+  rotate,
+  rotation,
+  sincos,
+)
+from tokpress_jax.nn.transformer import (
+  Block,
+  BlockConfig,
+  Mlp,
+  Stack,
+  StackConfig,
+  unstack,
+)
+
+__all__ = [
+  'Attention',
+  'AttentionConfig',
+  'Block',
+  'BlockConfig',
+  'Cache',
+  'LayerNorm',
+  'LearnedPositions',
+  'Mlp',
+  'RMSNorm',
+  'Rotation',
+  'Stack',
+  'StackConfig',
+  'block_causal_mask',
+  'check_patch',
+  'dot_product_attention',
+  'grid_positions',
+  'l2_normalize',
+  'make_norm',
+  'modulate',
+  'patchify',
+  'rotate',
+  'rotation',
+  'sincos',
+  'unpatchify',
+  'unstack',
+]

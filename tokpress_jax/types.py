@@ -1,0 +1,281 @@
+"""Pytrees that every family shares: tokens, reductions, codes, loaded models.
+
+Dimension letters: B batch, N token slots, K kept slots, D features, P position
+axes, J links of one token, Q codes of one token, T frames, H rows, W columns,
+A heads.
+
+Arrays that vary in length are padded to a static capacity and carry a boolean
+`valid`; a length is never a Python-dependent shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+Array = jax.Array
+Variables = Any  # Linen's dict of collections: {'params': ..., ...}
+
+# Values of `Tokens.kind`.
+TEXT, VISION, SPECIAL = 0, 1, 2
+
+
+@struct.dataclass
+class Tokens:
+  """A row of tokens with everything a pruner may have to keep in step.
+
+  Attributes:
+    features: [B, N, D].
+    positions: [B, N, P] coordinates in the source grid.
+    valid: [B, N] bool; padding is False.
+    mass: [B, N] float32, how many source tokens this one stands for; 0 where
+      padded.
+    kind: [B, N] int8, one of `TEXT`, `VISION`, `SPECIAL`.
+    owner: [B, N] int32, which image, crop or frame; -1 where padded.
+    protected: [B, N] bool, never dropped or merged away.
+    grids: static (T, H, W) of each owner.
+  """
+
+  features: Array
+  positions: Array
+  valid: Array
+  mass: Array
+  kind: Array
+  owner: Array
+  protected: Array
+  grids: tuple[tuple[int, int, int], ...] = struct.field(
+    pytree_node=False, default=()
+  )
+
+  @classmethod
+  def create(
+    cls,
+    features: Array,
+    *,
+    positions: Array | None = None,
+    valid: Array | None = None,
+    kind: Array | None = None,
+    owner: Array | None = None,
+    protected: Array | None = None,
+    grids: tuple[tuple[int, int, int], ...] = (),
+  ) -> Tokens:
+    """Fills in what is not given: one owner, all vision, nothing protected.
+
+    Args:
+      features: [B, N, D].
+      positions: [B, N, P]; the slot number as [B, N, 1] if not given.
+      valid: [B, N] bool; all True if not given.
+      kind: [B, N]; `VISION` if not given.
+      owner: [B, N]; 0 if not given.
+      protected: [B, N] bool; all False if not given.
+      grids: (T, H, W) of each owner.
+
+    Returns:
+      Tokens with mass 1 where valid and 0 elsewhere.
+    """
+    shape = features.shape[:2]
+    if positions is None:
+      positions = jnp.broadcast_to(jnp.arange(shape[1])[:, None], (*shape, 1))
+    if valid is None:
+      valid = jnp.ones(shape, bool)
+    if kind is None:
+      kind = jnp.full(shape, VISION, jnp.int8)
+    if owner is None:
+      owner = jnp.zeros(shape, jnp.int32)
+    if protected is None:
+      protected = jnp.zeros(shape, bool)
+    return cls(
+      features=features,
+      positions=positions,
+      valid=valid,
+      mass=valid.astype(jnp.float32),
+      kind=jnp.asarray(kind, jnp.int8),
+      owner=jnp.where(valid, owner, -1),
+      protected=protected & valid,
+      grids=grids,
+    )
+
+
+@struct.dataclass
+class Signals:
+  """What a score may read; a host fills in only what its pruner `needs`.
+
+  Each field has one definition. "The layer" is the block at whose site the
+  pruner stands.
+
+  Attributes:
+    keys: [B, A, N, D] attention keys of the layer, before any rotation.
+    queries: [B, A, N, D] attention queries, before any rotation.
+    attention_row: [B, A, N] attention probabilities (after the softmax) of the
+      class or last token as the query, in the layer.
+    attention_column: [B, A, N] attention probabilities summed over all valid
+      queries, in the layer.
+    before: [B, N, D] features that entered the layer.
+    text: [B, M, D] text embeddings in the space of the features.
+    text_valid: [B, M] bool.
+    pixels: [B, H, W, C] float32 image in [-1, 1].
+    rng: a typed key for random pruners.
+  """
+
+  keys: Array | None = None
+  queries: Array | None = None
+  attention_row: Array | None = None
+  attention_column: Array | None = None
+  before: Array | None = None
+  text: Array | None = None
+  text_valid: Array | None = None
+  pixels: Array | None = None
+  rng: Array | None = None
+
+
+@struct.dataclass
+class OneHot:
+  """Each source token goes to one kept slot; `target` [B, N], -1 is dropped."""
+
+  target: Array
+
+
+@struct.dataclass
+class Sparse:
+  """Each source token goes to J slots: `target`, `weight` [B, N, J]."""
+
+  target: Array
+  weight: Array
+
+
+@struct.dataclass
+class Dense:
+  """The whole matrix, `matrix` [B, K, N]."""
+
+  matrix: Array
+
+
+@struct.dataclass
+class Reduction:
+  """What a pruner decided, before anything is moved.
+
+  Attributes:
+    index: [B, K] int32, the representative source slot of each kept slot.
+    valid: [B, K] bool.
+    assign: how the N source slots map onto the K kept ones: one matrix
+      M[K, N] in one of three encodings (pruning has one-hot rows).
+    positions: [B, K, P] after the pruner's position policy.
+    state: what the pruner carries on, over layers or frames.
+  """
+
+  index: Array
+  valid: Array
+  assign: OneHot | Sparse | Dense
+  positions: Array
+  state: Any = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ratio:
+  """A budget as a fraction of a number of tokens.
+
+  Attributes:
+    ratio: kept fraction, in (0, 1].
+    of: 'current' tokens at the site, or the 'original' ones at the embedding.
+    rounding: how a fraction of a token is rounded.
+    minimum: the fewest tokens that are kept.
+  """
+
+  ratio: float
+  of: Literal['original', 'current'] = 'current'
+  rounding: Literal['floor', 'round', 'ceil'] = 'round'
+  minimum: int = 1
+
+  def __post_init__(self):
+    if not 0 < self.ratio <= 1:
+      raise ValueError(
+        f'a ratio must lie in (0, 1], got {self.ratio}; 0.25 keeps a quarter'
+      )
+
+
+@struct.dataclass
+class Encoded:
+  """An image as tokens: what `encode` returns and `decode` takes.
+
+  Attributes:
+    codes: int32 [B, N, Q], or None for continuous tokens.
+    embeddings: [B, N, D] what the decoder reads, or None (looked up then).
+    valid: [B, N] bool: the tokens that count; the rest is padding.
+    length: int32 [B], number of valid tokens.
+    positions: [B, N, P] or None where the slot number says it all.
+    image_size: int32 [B, 2], rows and columns of the image before fitting.
+  """
+
+  codes: Array | None
+  embeddings: Array | None
+  valid: Array
+  length: Array
+  positions: Array | None
+  image_size: Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spec:
+  """What a loaded model is.
+
+  Attributes:
+    name: its registry name.
+    family: 'tokenizer', 'generator' or 'model'.
+    config: the frozen config that built it.
+    source: the directory or hub name it came from.
+    licence: of the weights.
+  """
+
+  name: str
+  family: str
+  config: Any
+  source: str = ''
+  licence: str = ''
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=['variables', 'tokenizer'],
+  meta_fields=['module', 'spec'],
+)
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A module with its variables: a pytree, usable inside `jit`.
+
+  Every public method of the module is here with the variables bound:
+  `loaded.encode(x)` is `loaded.module.apply(loaded.variables, x,
+  method='encode')`.
+
+  Attributes:
+    module: the Linen module (static).
+    variables: its variables.
+    spec: what it is (static).
+    tokenizer: the tokenizer of a generator, or None.
+  """
+
+  module: Any
+  variables: Variables
+  spec: Spec
+  tokenizer: Loaded | None = None
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    """Applies the module."""
+    return self.module.apply(self.variables, *args, **kwargs)
+
+  def __getattr__(self, name: str) -> Any:
+    """Gives a method of the module with the variables bound."""
+    if name.startswith('_') or name in ('module', 'variables', 'spec'):
+      raise AttributeError(name)
+    member = getattr(type(self.module), name, None)
+    if isinstance(member, property):
+      return getattr(self.module, name)
+    if not callable(member):
+      raise AttributeError(
+        f'{type(self.module).__name__} has no method {name!r}'
+      )
+    return functools.partial(self.module.apply, self.variables, method=name)
