@@ -14,7 +14,8 @@ ensure_venv() {
   VENV="${TOKPRESS_VENV:-$root/.venv}"
   extras="$1${TOKPRESS_EXTRAS:+,$TOKPRESS_EXTRAS}"
   stamp="$VENV/tokpress_installed"
-  want="$(cd "$root" && cat setup.cfg pyproject.toml constraints.txt | cksum)"
+  want="$root $(cd "$root" &&
+    cat setup.cfg pyproject.toml constraints.txt | cksum)"
   have="$(sed -n 1p "$stamp" 2>/dev/null || true)"
   local installed=''
   [[ "$want" == "$have" ]] && installed="$(sed -n 2p "$stamp")"
