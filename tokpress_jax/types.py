@@ -38,7 +38,11 @@ class Tokens:
     kind: [B, N] int8, one of `TEXT`, `VISION`, `SPECIAL`.
     owner: [B, N] int32, which image, crop or frame; -1 where padded.
     protected: [B, N] bool, never dropped or merged away.
+    source_count: [B] int32, valid tokens before any reduction.
     grids: static (T, H, W) of each owner.
+    source_slots: static, token slots before any reduction.
+    num_protected: static, the most protected slots that a row may have. They
+      are kept on top of a budget, which counts the others only.
   """
 
   features: Array
@@ -48,9 +52,12 @@ class Tokens:
   kind: Array
   owner: Array
   protected: Array
+  source_count: Array
   grids: tuple[tuple[int, int, int], ...] = struct.field(
     pytree_node=False, default=()
   )
+  source_slots: int = struct.field(pytree_node=False, default=0)
+  num_protected: int = struct.field(pytree_node=False, default=0)
 
   @classmethod
   def create(
@@ -62,6 +69,7 @@ class Tokens:
     kind: Array | None = None,
     owner: Array | None = None,
     protected: Array | None = None,
+    num_protected: int | None = None,
     grids: tuple[tuple[int, int, int], ...] = (),
   ) -> Tokens:
     """Fills in what is not given: one owner, all vision, nothing protected.
@@ -73,11 +81,25 @@ class Tokens:
       kind: [B, N]; `VISION` if not given.
       owner: [B, N]; 0 if not given.
       protected: [B, N] bool; all False if not given.
+      num_protected: the most protected slots in a row; counted if `protected`
+        is concrete, needed if it is traced.
       grids: (T, H, W) of each owner.
 
     Returns:
       Tokens with mass 1 where valid and 0 elsewhere.
+
+    Raises:
+      ValueError: if `num_protected` is needed.
     """
+    if num_protected is None:
+      if isinstance(protected, jax.core.Tracer):
+        raise ValueError(
+          'protected is traced, so its static shape is unknown: give '
+          'num_protected, the most protected slots that a row may have'
+        )
+      num_protected = 0
+      if protected is not None:
+        num_protected = int(jax.device_get(protected).sum(axis=1).max())
     shape = features.shape[:2]
     if positions is None:
       positions = jnp.broadcast_to(jnp.arange(shape[1])[:, None], (*shape, 1))
@@ -97,7 +119,10 @@ class Tokens:
       kind=jnp.asarray(kind, jnp.int8),
       owner=jnp.where(valid, owner, -1),
       protected=protected & valid,
+      source_count=valid.sum(axis=1, dtype=jnp.int32),
       grids=grids,
+      source_slots=shape[1],
+      num_protected=num_protected,
     )
 
 
@@ -119,7 +144,8 @@ class Signals:
     text: [B, M, D] text embeddings in the space of the features.
     text_valid: [B, M] bool.
     pixels: [B, H, W, C] float32 image in [-1, 1].
-    rng: a typed key for random pruners.
+    rng: [B] typed keys, one for each row, so that what is drawn for a row does
+      not depend on the rest of its batch.
   """
 
   keys: Array | None = None
@@ -135,9 +161,17 @@ class Signals:
 
 @struct.dataclass
 class OneHot:
-  """Each source token goes to one kept slot; `target` [B, N], -1 is dropped."""
+  """Each source token goes to one kept slot.
+
+  Attributes:
+    target: [B, N] int32, the kept slot; -1 is dropped.
+    merged: static, the most tokens of a row that join another's slot: 0 for
+      pure pruning (applying is then a gather), None if unknown. If it is given,
+      each valid slot's representative belongs to that slot.
+  """
 
   target: Array
+  merged: int | None = struct.field(pytree_node=False, default=None)
 
 
 @struct.dataclass
