@@ -1,0 +1,21 @@
+"""Images to train on: TFDS data sets, folders, and three embedded sets.
+
+Importing this package imports neither Grain nor TFDS.
+"""
+
+from tokpress_jax.data.config import DataConfig, DataError
+from tokpress_jax.data.dataset import Dataset, DatasetInfo, open_dataset
+from tokpress_jax.data.pipeline import Batch, Stream, eval_batches
+from tokpress_jax.data.storage import prepare
+
+__all__ = [
+  'Batch',
+  'DataConfig',
+  'DataError',
+  'Dataset',
+  'DatasetInfo',
+  'Stream',
+  'eval_batches',
+  'open_dataset',
+  'prepare',
+]

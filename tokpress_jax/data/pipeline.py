@@ -1,0 +1,285 @@
+"""Batches that are a pure function of (seed, step).
+
+B is the global batch size, S an image's side, C its channels.
+
+The order is: source -> seed -> shuffle -> repeat -> map (decode) -> random_map
+(fit, augment) -> rows of this step and host -> batch. Randomness depends on a
+record's place in the *global* sequence, and the cut by host comes after it, so
+1, 2 or 4 hosts and any number of workers give the same global batches, row for
+row. Nothing has to be saved but the step: a resume starts at `start_step`.
+Batching after worker processes, or cutting by host before the augmentation,
+loses this, silently.
+"""
+
+import dataclasses
+import logging
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tokpress_jax.data.config import DataConfig, DataError
+from tokpress_jax.data.dataset import Dataset, DatasetInfo, open_dataset
+from tokpress_jax.data.transforms import EvalTransform, TrainTransform
+from tokpress_jax.io import images
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, np.ndarray]
+
+# Batches decoded ahead in this process, and the threads that do it.
+_AHEAD = 4
+
+
+class Stream:
+  """Training batches of one host.
+
+  Attributes:
+    info: What the batches hold.
+    skipped: Records that could not be read so far (`on_error='skip'`).
+  """
+
+  def __init__(
+    self,
+    config: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+  ):
+    """Opens the training split.
+
+    Args:
+      config: What to train on.
+      batch_size: B, over all hosts.
+      seed: Of the order and of the augmentations, 0 to 2**32 - 1.
+      process_index: This host.
+      process_count: Number of hosts; it must divide B.
+
+    Raises:
+      DataError: If the data set cannot be opened, or B cannot be divided.
+    """
+    import grain
+
+    self._dataset = open_dataset(config, config.split)
+    self.info: DatasetInfo = self._dataset.info
+    self.skipped: set[int] = set()
+    self._config = config
+    transform = TrainTransform(config, _size(self.info))
+    elements = grain.MapDataset.range(len(self._dataset)).seed(seed)
+    if config.shuffle:
+      elements = elements.shuffle()
+    elements = (
+      elements.repeat()
+      .map(_Load(self._dataset, config.on_error))
+      .random_map(_Augment(transform))
+    )
+    self._rows = _Rows(
+      elements, batch_size, process_index, process_count, sys.maxsize
+    )
+
+  def batch_at(self, step: int) -> Batch:
+    """Computes the batch of one step, in this thread."""
+    return self._account(self._rows[step])
+
+  def batches(self, start_step: int = 0) -> Iterator[Batch]:
+    """Yields this host's part of every batch from `start_step` on, for ever.
+
+    Args:
+      start_step: The first step, as after a resume.
+
+    Yields:
+      `image` uint8 `[B / hosts, S, S, C]`, `label` int32, `index` int64
+      (record number) and `valid` bool (all True), each `[B / hosts]`.
+    """
+    for batch in _iterate(self._rows, start_step, self._config.workers):
+      yield self._account(batch)
+
+  def _account(self, batch: Batch) -> Batch:
+    """Counts and reports the records that were passed over."""
+    asked = batch.pop('asked')
+    for first, used in zip(asked, batch['index'], strict=True):
+      record = int(first)
+      while record != int(used):
+        if record not in self.skipped:
+          self.skipped.add(record)
+          log.warning('Skipped %s', self._dataset.where(record))
+        record = (record + 1) % len(self._dataset)
+    return batch
+
+
+def eval_batches(
+  config: DataConfig,
+  *,
+  split: str | None = None,
+  batch_size: int,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[Batch]:
+  """Yields every record of a split once, in order.
+
+  Args:
+    config: What to evaluate on.
+    split: By default the evaluation split.
+    batch_size: B, over all hosts.
+    process_index: This host.
+    process_count: Number of hosts; it must divide B.
+
+  Yields:
+    Batches like `Stream.batches`. The last one is filled up with zeros whose
+    `valid` is False, `index` and `label` -1; so is the row of an unreadable
+    image if `on_error='skip'`. Every host yields as many batches.
+
+  Raises:
+    DataError: If the data set cannot be opened, or B cannot be divided.
+  """
+  import grain
+
+  dataset = open_dataset(config, config.eval_split if split is None else split)
+  steps = math.ceil(len(dataset) / batch_size)
+  transform = EvalTransform(config, _size(dataset.info))
+  elements = grain.MapDataset.range(steps * batch_size).map(
+    _EvalLoad(dataset, transform, config.on_error)
+  )
+  rows = _Rows(elements, batch_size, process_index, process_count, steps)
+  skipped = 0
+  for step, batch in enumerate(_iterate(rows, 0, config.workers)):
+    begin = step * batch_size + process_index * len(batch['valid'])
+    for row in np.flatnonzero(~batch['valid']):
+      if begin + row < len(dataset):
+        skipped += 1
+        log.warning(
+          'Skipped %s (%d so far)', dataset.where(begin + row), skipped
+        )
+    yield batch
+
+
+@dataclasses.dataclass(frozen=True)
+class _Load:
+  """Decodes a record, or the next one that can be decoded."""
+
+  dataset: Dataset
+  on_error: str
+
+  def __call__(self, index: int) -> dict[str, Any]:
+    index = int(index)
+    if self.on_error == 'raise':
+      return {**self.dataset[index], 'asked': np.int64(index)}
+    count = len(self.dataset)
+    for record in range(index, index + count):
+      try:
+        return {**self.dataset[record % count], 'asked': np.int64(index)}
+      except (images.ImageError, DataError) as error:
+        last = error
+    raise DataError(
+      f'None of the {count} images of {self.dataset.info.name} can be read. '
+      f'The last one: {last}'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Augment:
+  """Applies the training transform to an element."""
+
+  transform: TrainTransform
+
+  def __call__(
+    self, element: dict[str, Any], rng: np.random.Generator
+  ) -> dict[str, Any]:
+    image = self.transform(element['image'], rng)
+    return {**element, 'image': image, 'valid': np.bool_(True)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvalLoad:
+  """Decodes a record, or gives an empty row past the end."""
+
+  dataset: Dataset
+  transform: EvalTransform
+  on_error: str
+
+  def __call__(self, index: int) -> dict[str, Any]:
+    index = int(index)
+    if index < len(self.dataset):
+      try:
+        element = self.dataset[index]
+        image = self.transform(element['image'], index)
+        return {**element, 'image': image, 'valid': np.bool_(True)}
+      except (images.ImageError, DataError):
+        if self.on_error == 'raise':
+          raise
+    size = self.transform.size
+    shape = (size, size, self.dataset.info.channels)
+    return {
+      'image': np.zeros(shape, np.uint8),
+      'label': np.int32(-1),
+      'index': np.int64(-1),
+      'valid': np.bool_(False),
+    }
+
+
+class _Rows:
+  """A random-access source: step -> this host's rows of the global batch."""
+
+  def __init__(
+    self,
+    elements: Any,
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+    steps: int,
+  ):
+    if batch_size < 1 or batch_size % process_count:
+      raise DataError(
+        f'A batch of {batch_size} images cannot be shared by '
+        f'{process_count} hosts: give a positive multiple of '
+        f'{process_count}.'
+      )
+    self._elements = elements
+    self._batch_size = batch_size
+    self._local = batch_size // process_count
+    self._first = process_index * self._local
+    self._steps = min(steps, sys.maxsize // batch_size)
+
+  def __len__(self) -> int:
+    return self._steps
+
+  def __getitem__(self, step: int) -> Batch:
+    begin = step * self._batch_size + self._first
+    rows = [self._elements[begin + row] for row in range(self._local)]
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def _iterate(rows: _Rows, start: int, workers: int) -> Iterator[Batch]:
+  """Reads ahead, in threads or in worker processes."""
+  import grain
+
+  ahead = grain.ReadOptions(num_threads=_AHEAD, prefetch_buffer_size=_AHEAD)
+  batches = grain.MapDataset.source(rows)[start:].to_iter_dataset(ahead)
+  if workers:
+    _mark_flags_parsed()
+    options = grain.MultiprocessingOptions(
+      num_workers=workers, per_worker_buffer_size=2
+    )
+    batches = batches.mp_prefetch(options)
+  yield from batches
+
+
+def _mark_flags_parsed() -> None:
+  """Lets Grain 0.2.17 and 0.2.18 start workers outside `absl.app.run`."""
+  from absl import flags
+
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+
+
+def _size(info: DatasetInfo) -> int:
+  if info.image_size is None:
+    raise DataError(
+      f'The images of {info.name} are not square or not of one size: set '
+      'data.image_size (and data.fit: crop, pad, resize or tile).'
+    )
+  return info.image_size

@@ -1,0 +1,219 @@
+"""Where data sets lie on disk, and how they get there.
+
+A prepared data set is a TFDS directory, `DIR/name[/config]/version`, with
+ArrayRecord files, which can be read in any order and without TensorFlow.
+"""
+
+import contextlib
+import glob
+import importlib.util
+import io
+import json
+import logging
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+from tokpress_jax import errors
+from tokpress_jax.data import builders
+from tokpress_jax.data.config import DataError
+
+log = logging.getLogger(__name__)
+
+
+def data_root(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
+  """Returns the directory of data sets.
+
+  Args:
+    data_dir: The directory, if it was chosen; otherwise
+      `$TOKPRESS_DATA_DIR`, and otherwise `tokpress_jax` in `$XDG_CACHE_HOME`
+      or `~/.cache`.
+  """
+  if data_dir is None:
+    data_dir = os.environ.get('TOKPRESS_DATA_DIR') or os.path.join(
+      os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'tokpress_jax'
+    )
+  return pathlib.Path(data_dir).expanduser()
+
+
+def find(name: str, data_dir: str | None = None) -> pathlib.Path | None:
+  """Finds the newest prepared version of a data set.
+
+  Args:
+    name: `name`, `name/config`, `name:version` or `name/config:version`.
+    data_dir: See `data_root`.
+
+  Returns:
+    The directory that holds `dataset_info.json`, or None.
+  """
+  path, _, version = name.partition(':')
+  root = glob.escape(str(data_root(data_dir)))
+  # Without a config in the name, the only or alphabetically first one is it.
+  middle = ('', '*') if '/' not in path else ('',)
+  for config in middle:
+    pattern = os.path.join(
+      root, path, config, version or '[0-9]*.*.*', 'dataset_info.json'
+    )
+    found = [pathlib.Path(match).parent for match in sorted(glob.glob(pattern))]
+    if found:
+      first = [path for path in found if path.parent == found[0].parent]
+      return max(first, key=lambda path: _version(path.name))
+  return None
+
+
+def prepare(name: str, data_dir: str | None = None) -> pathlib.Path:
+  """Prepares a data set, unless it is prepared already.
+
+  Args:
+    name: An embedded data set or any TFDS name.
+    data_dir: See `data_root`.
+
+  Returns:
+    The directory of the prepared data set.
+
+  Raises:
+    DataError: If the name is unknown, or TensorFlow is needed and missing.
+  """
+  found = find(name, data_dir)
+  if found is not None and stored_format(found) == 'array_record':
+    return found
+  if name == 'folder':
+    raise DataError(
+      'A folder of images needs no preparation: train with '
+      '--data.name folder --data.data-dir FOLDER.'
+    )
+  if name in builders.EMBEDDED:
+    return _prepare_embedded(name, data_dir)
+  return _prepare_tfds(name, data_dir, found)
+
+
+def locate(name: str, data_dir: str | None = None) -> pathlib.Path:
+  """Finds a data set that can be read, preparing it if it is embedded.
+
+  Args:
+    name: An embedded data set or any TFDS name.
+    data_dir: See `data_root`.
+
+  Returns:
+    The directory of the prepared data set.
+
+  Raises:
+    DataError: If the name is unknown, or the data must be prepared first; the
+      message gives the command.
+  """
+  found = find(name, data_dir)
+  if found is not None and stored_format(found) == 'array_record':
+    return found
+  if name in builders.EMBEDDED:
+    return _prepare_embedded(name, data_dir)
+  chosen = '' if data_dir is None else f' --data-dir {data_dir}'
+  command = f'`tokpress data prepare {name}{chosen}`'
+  if found is not None:
+    raise DataError(
+      f'{found} holds {stored_format(found)} files, which cannot be read '
+      f'in any order. Run {command}, which writes ArrayRecord files beside '
+      'them.'
+    )
+  check_name(name)
+  raise DataError(
+    f'{name} is not prepared in {data_root(data_dir)}. Run {command}, or '
+    'point data_dir at the directory that holds it.'
+  )
+
+
+def check_name(name: str) -> None:
+  """Raises `DataError` with the nearest names if TFDS does not know `name`."""
+  import tensorflow_datasets as tfds
+
+  known = {*tfds.list_builders(), *builders.EMBEDDED, 'folder'}
+  base = name.partition(':')[0].partition('/')[0]
+  if base not in known:
+    raise DataError(
+      f'Unknown data set {name!r}. {errors.did_you_mean(base, known)} '
+      '`tokpress data list` shows the embedded ones; any TFDS name works.'
+    )
+
+
+def stored_format(directory: pathlib.Path) -> str:
+  """The random-access format a prepared directory has, else its own format."""
+  if any(directory.glob('*.array_record*')):
+    return 'array_record'
+  info = json.loads((directory / 'dataset_info.json').read_text())
+  return info.get('fileFormat') or 'tfrecord'
+
+
+def _prepare_embedded(name: str, data_dir: str | None) -> pathlib.Path:
+  """Builds in a private directory, then renames: safe when processes race."""
+  for package in ('sklearn', 'skimage') if name == 'photos' else ('sklearn',):
+    if name != 'scenes' and importlib.util.find_spec(package) is None:
+      raise DataError(
+        f'The embedded data set {name} needs scikit-learn and scikit-image: '
+        "pip install 'tokpress-jax[demo]'."
+      )
+  root = data_root(data_dir)
+  try:
+    root.mkdir(parents=True, exist_ok=True)
+    private = pathlib.Path(tempfile.mkdtemp(prefix='.prepare-', dir=root))
+  except OSError as error:
+    raise DataError(
+      f'Cannot write the data set {name} into {root}: {error}. Choose '
+      'another directory by data_dir or TOKPRESS_DATA_DIR.'
+    ) from error
+  log.info('Preparing %s in %s', name, root)
+  try:
+    builder = builders.builder_class(name)(
+      data_dir=str(private), file_format='array_record'
+    )
+    # TFDS's bars and messages speak of the private directory.
+    with (
+      contextlib.redirect_stdout(io.StringIO()),
+      contextlib.redirect_stderr(io.StringIO()),
+    ):
+      builder.download_and_prepare()
+    made = pathlib.Path(builder.data_path)
+    target = root / made.relative_to(private)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      made.rename(target)
+    except OSError:
+      if not (target / 'dataset_info.json').exists():
+        raise
+      # Another process was faster, and its files are the same.
+    return target
+  finally:
+    shutil.rmtree(private, ignore_errors=True)
+
+
+def _prepare_tfds(
+  name: str, data_dir: str | None, found: pathlib.Path | None
+) -> pathlib.Path:
+  import tensorflow_datasets as tfds
+
+  check_name(name)
+  if importlib.util.find_spec('tensorflow') is None:
+    raise DataError(
+      f'Preparing {name} needs TensorFlow, once (training does not): '
+      "pip install 'tokpress-jax[prepare]', or copy a directory that TFDS "
+      f'prepared with file_format=array_record into {data_root(data_dir)}.'
+    )
+  if found is not None:
+    from tensorflow_datasets.scripts.cli import convert_format_utils
+
+    convert_format_utils.convert_dataset(
+      out_dir=None,
+      out_file_format='array_record',
+      dataset_version_dir=found,
+    )
+    return found
+  builder = tfds.builder(
+    name, data_dir=str(data_root(data_dir)), file_format='array_record'
+  )
+  with contextlib.redirect_stdout(sys.stderr):
+    builder.download_and_prepare()
+  return pathlib.Path(builder.data_path)
+
+
+def _version(text: str) -> tuple[int, ...]:
+  return tuple(int(part) for part in text.split('.') if part.isdigit())

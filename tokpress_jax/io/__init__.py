@@ -1,0 +1,1 @@
+"""Files: images, safetensors, key maps, the hub."""
