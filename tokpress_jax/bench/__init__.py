@@ -1,0 +1,21 @@
+"""Timed comparisons: `tokpress bench NAME --json FILE`."""
+
+from tokpress_jax.bench.flops import count_flops
+from tokpress_jax.bench.harness import (
+  list_benches,
+  machine,
+  run,
+  table,
+  time_calls,
+  versus,
+)
+
+__all__ = [
+  'count_flops',
+  'list_benches',
+  'machine',
+  'run',
+  'table',
+  'time_calls',
+  'versus',
+]

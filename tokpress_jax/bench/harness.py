@@ -1,0 +1,157 @@
+"""Timing, and the report that every benchmark writes.
+
+A benchmark is a module here with `run(**options) -> list[Row]`. A row is a
+flat dict: `name`, `seconds` (median of one call), whatever explains it
+(shapes, operations), and, where a peer does the same work in the same process,
+`peer`, `peer_seconds` and `ratio` = peer_seconds / seconds (above 1: we are
+faster). Ours and the peer's calls alternate, so that a machine that slows down
+slows both.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from tokpress_jax.errors import UserError
+
+Row = dict[str, Any]
+
+_BENCHES = {
+  'matmul': 'tokpress_jax.bench.matmul',
+  'train_step': 'tokpress_jax.bench.train_step',
+}
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch')
+
+
+def list_benches() -> dict[str, str]:
+  """Name of every benchmark -> the first line of its description."""
+  return {
+    name: (importlib.import_module(target).__doc__ or '').splitlines()[0]
+    for name, target in _BENCHES.items()
+  }
+
+
+def run(
+  name: str, json_file: str | os.PathLike[str] | None = None, **options: Any
+) -> dict[str, Any]:
+  """Runs one benchmark.
+
+  Args:
+    name: One of `list_benches()`.
+    json_file: Where to write the report; its directory is made.
+    **options: Keyword arguments of the benchmark's `run`.
+
+  Returns:
+    The report: `bench`, `device`, `device_count`, `platform`, `host`,
+    `versions`, `options`, and `rows`, each with its `dtype`.
+
+  Raises:
+    UserError: If the name or an option is unknown.
+  """
+  if name not in _BENCHES:
+    raise UserError(
+      f'There is no benchmark {name!r}; expected one of {sorted(_BENCHES)}.'
+    )
+  member = importlib.import_module(_BENCHES[name]).run
+  known = inspect.signature(member).parameters
+  unknown = sorted(set(options) - set(known))
+  if unknown:
+    raise UserError(
+      f'Benchmark {name!r} has no option {", ".join(unknown)}; it takes '
+      f'{", ".join(known)}.'
+    )
+  report = {'bench': name, **machine(), 'options': options}
+  report['rows'] = member(**options)
+  if json_file is not None:
+    directory = os.path.dirname(os.path.abspath(json_file))
+    os.makedirs(directory, exist_ok=True)
+    with open(json_file, 'w') as f:
+      json.dump(report, f, indent=2)
+      f.write('\n')
+  return report
+
+
+def machine() -> dict[str, Any]:
+  """What a number depends on besides the code."""
+  device = jax.devices()[0]
+  versions = {'python': platform.python_version()}
+  for package in _PACKAGES:
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return {
+    'device': device.device_kind,
+    'device_count': jax.device_count(),
+    'platform': device.platform,
+    'host': {
+      'machine': platform.machine(),
+      'system': platform.system(),
+      'cores': os.cpu_count(),
+    },
+    'versions': versions,
+  }
+
+
+def time_calls(
+  *calls: Callable[[], Any], repeats: int = 5, warmup: int = 1
+) -> list[float]:
+  """Median seconds of each call; the calls alternate.
+
+  Args:
+    *calls: Functions without arguments. JAX arrays that they return are waited
+      for.
+    repeats: Timed calls of each.
+    warmup: Calls of each before those, not timed: compilation, caches.
+
+  Returns:
+    One median per call, in seconds.
+  """
+  if repeats < 1:
+    raise ValueError(f'repeats is {repeats}; expected at least 1.')
+  seconds: list[list[float]] = [[] for _ in calls]
+  for turn in range(warmup + repeats):
+    for call, times in zip(calls, seconds, strict=True):
+      start = time.perf_counter()
+      jax.block_until_ready(call())
+      if turn >= warmup:
+        times.append(time.perf_counter() - start)
+  return [statistics.median(times) for times in seconds]
+
+
+def versus(peer: str, seconds: float, peer_seconds: float) -> Row:
+  """The part of a row that compares with a peer."""
+  return {
+    'peer': peer,
+    'seconds': seconds,
+    'peer_seconds': peer_seconds,
+    'ratio': peer_seconds / seconds,
+  }
+
+
+def table(report: dict[str, Any]) -> str:
+  """A report's rows as aligned text, one column per key of any row."""
+  keys = list(dict.fromkeys(k for row in report['rows'] for k in row))
+  lines = [keys]
+  for row in report['rows']:
+    lines.append([_cell(row.get(k, '')) for k in keys])
+  widths = [max(len(line[i]) for line in lines) for i in range(len(keys))]
+  return '\n'.join(
+    '  '.join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+    for line in lines
+  )
+
+
+def _cell(value: Any) -> str:
+  return f'{value:.4g}' if isinstance(value, float) else str(value)
