@@ -47,7 +47,9 @@ def run(
   return rows
 
 
-def peak(dtype: str = 'float32', *, sizes: Sequence[int] | None = None) -> float:
+def peak(
+  dtype: str = 'float32', *, sizes: Sequence[int] | None = None
+) -> float:
   """Best operations per second over the sizes, on one device."""
   return max(r['flop_per_second'] for r in run(sizes=sizes, dtypes=(dtype,)))
 

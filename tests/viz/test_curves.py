@@ -1,0 +1,56 @@
+"""Curves: what is drawn, in both themes, without global state."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tokpress_jax import viz
+
+pytest.importorskip('matplotlib')
+
+_SERIES = {'ours': ((1, 2, 4, 8), (10.0, 13.0, 17.5, 22.0))}
+
+
+def test_quality_curve_has_the_numbers_and_their_ticks():
+  axes = viz.quality_by_tokens(_SERIES).axes[0]
+  x, y = axes.lines[0].get_data()
+  assert tuple(x) == (1, 2, 4, 8) and tuple(y) == (10.0, 13.0, 17.5, 22.0)
+  assert [t.get_text() for t in axes.get_xticklabels()] == ['1', '2', '4', '8']
+  assert axes.get_legend() is None  # One series needs no legend.
+
+
+def test_two_series_have_a_legend():
+  axes = viz.rate_distortion(_SERIES | {'k-means': ((8, 64), (9, 15))}).axes[0]
+  names = [t.get_text() for t in axes.get_legend().get_texts()]
+  assert names == ['ours', 'k-means']
+  assert 'bits' in axes.get_xlabel() and 'dB' in axes.get_ylabel()
+
+
+def test_long_series_have_no_markers():
+  axes = viz.loss_curve({'train': (range(100), np.ones(100))}).axes[0]
+  assert axes.lines[0].get_marker() in (None, 'None')
+
+
+def test_themes_are_transparent_and_differ():
+  light, dark = viz.both_themes(viz.loss_curve, _SERIES)
+  ink = []
+  for data in (light, dark):
+    with Image.open(io.BytesIO(data)) as image:
+      pixels = np.asarray(image.convert('RGBA'))
+    assert pixels[0, 0, 3] == 0
+    ink.append(pixels[pixels[..., 3] == 255][:, :3].mean())
+  assert ink[0] < ink[1]
+
+
+def test_too_many_series_are_refused():
+  with pytest.raises(ValueError, match='6 series'):
+    viz.loss_curve({str(i): ((0,), (0,)) for i in range(6)})
+
+
+def test_matplotlib_is_imported_only_when_drawing():
+  code = 'import sys, tokpress_jax.viz; assert "matplotlib" not in sys.modules'
+  subprocess.run([sys.executable, '-c', code], check=True)

@@ -1,0 +1,37 @@
+"""Pictures a person looks at: sheets of images, curves, one HTML page."""
+
+from tokpress_jax.viz.curves import (
+  both_themes,
+  curve,
+  figure_png,
+  loss_curve,
+  quality_by_tokens,
+  rate_distortion,
+)
+from tokpress_jax.viz.page import Picture, Section, Table, page, write_page
+from tokpress_jax.viz.sheet import (
+  png,
+  reconstructions,
+  samples_by_class,
+  scale_by_scale,
+  sheet,
+)
+
+__all__ = [
+  'Picture',
+  'Section',
+  'Table',
+  'both_themes',
+  'curve',
+  'figure_png',
+  'loss_curve',
+  'page',
+  'png',
+  'quality_by_tokens',
+  'rate_distortion',
+  'reconstructions',
+  'samples_by_class',
+  'scale_by_scale',
+  'sheet',
+  'write_page',
+]

@@ -1,0 +1,167 @@
+"""Sheets of pictures: small images in labelled rows and columns, as PNG.
+
+H, W, C are an image's height, width and channels, n the images of a row. The
+images are uint8, or floats in [-1, 1] as everywhere in the library; they are
+enlarged without smoothing, so that a pixel stays a pixel. Everything around
+them is transparent and the labels are mid-grey: one file for light and dark.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_LABEL = (125, 125, 125, 255)
+_TEXT = 13  # Height of the labels, in pixels.
+
+
+def sheet(
+  rows: Sequence[Any],
+  *,
+  row_labels: Sequence[str] = (),
+  column_labels: Sequence[str] = (),
+  cell: int = 64,
+  gap: int = 4,
+) -> Image.Image:
+  """Lays out images in rows.
+
+  Args:
+    rows: Arrays `[n, H, W, C]`, or sequences of arrays `[H, W, C]`, with C 1
+      or 3. Rows may differ in n, images in size.
+    row_labels: One per row, or none.
+    column_labels: One per column, or none.
+    cell: Side in pixels of the square that each image is enlarged to fill.
+    gap: Pixels between images.
+
+  Returns:
+    An RGBA image with a transparent background.
+  """
+  if not rows or not all(len(row) for row in rows):
+    raise ValueError('A sheet needs at least one row, each with an image.')
+  columns = max(len(row) for row in rows)
+  for name, labels, count in (
+    ('row_labels', row_labels, len(rows)),
+    ('column_labels', column_labels, columns),
+  ):
+    if labels and len(labels) != count:
+      raise ValueError(f'{len(labels)} {name} were given for {count}.')
+  font = ImageFont.load_default(_TEXT)
+  left = max((int(font.getlength(t)) + 8 for t in row_labels), default=0)
+  top = _TEXT + 8 if column_labels else 0
+  out = Image.new(
+    'RGBA',
+    (
+      left + columns * (cell + gap) - gap,
+      top + len(rows) * (cell + gap) - gap,
+    ),
+    (0, 0, 0, 0),
+  )
+  draw = ImageDraw.Draw(out)
+  for r, row in enumerate(rows):
+    y = top + r * (cell + gap)
+    if row_labels:
+      draw.text(
+        (left - 8, y + cell // 2), row_labels[r], _LABEL, font, anchor='rm'
+      )
+    for c, image in enumerate(row):
+      out.paste(_cell(image, cell), (left + c * (cell + gap), y))
+  for c, text in enumerate(column_labels):
+    x = left + c * (cell + gap) + cell // 2
+    draw.text((x, _TEXT // 2 + 1), text, _LABEL, font, anchor='mm')
+  return out
+
+
+def reconstructions(
+  images: Any, decoded: Mapping[int, Any], *, cell: int = 64
+) -> Image.Image:
+  """The same images, decoded from ever more tokens.
+
+  Args:
+    images: The originals `[n, H, W, C]`.
+    decoded: Number of tokens -> what they decode to, `[n, H, W, C]`.
+    cell: Side of an enlarged image, in pixels.
+  """
+  budgets = sorted(decoded)
+  return sheet(
+    [*(decoded[b] for b in budgets), images],
+    row_labels=[
+      *(f'{b} token{"s" if b != 1 else ""}' for b in budgets),
+      'original',
+    ],
+    cell=cell,
+  )
+
+
+def samples_by_class(
+  samples: Any,
+  labels: Any,
+  class_names: Sequence[str],
+  *,
+  per_class: int = 10,
+  cell: int = 48,
+) -> Image.Image:
+  """The first samples of each class, one class per row.
+
+  Args:
+    samples: [n, H, W, C].
+    labels: [n] integers, the classes that were asked for.
+    class_names: Names of the classes; those without samples have no row.
+    per_class: Samples per row.
+    cell: Side of an enlarged image, in pixels.
+  """
+  samples, labels = np.asarray(samples), np.asarray(labels)
+  rows = [samples[labels == c][:per_class] for c in range(len(class_names))]
+  shown = [c for c, row in enumerate(rows) if len(row)]
+  return sheet(
+    [rows[c] for c in shown],
+    row_labels=[class_names[c] for c in shown],
+    cell=cell,
+  )
+
+
+def scale_by_scale(
+  stages: Sequence[Any], scales: Sequence[int], *, cell: int = 64
+) -> Image.Image:
+  """How images appear while a scale-wise generator adds its scales.
+
+  Args:
+    stages: What is decoded after each scale, S arrays `[n, H, W, C]`.
+    scales: The side of each scale in tokens, S integers.
+    cell: Side of an enlarged image, in pixels.
+  """
+  if len(stages) != len(scales):
+    raise ValueError(f'{len(stages)} stages for {len(scales)} scales.')
+  return sheet(
+    [[stage[i] for stage in stages] for i in range(len(stages[0]))],
+    column_labels=[f'{s}x{s}' for s in scales],
+    cell=cell,
+  )
+
+
+def png(image: Image.Image) -> bytes:
+  """The bytes of a PNG file."""
+  buffer = io.BytesIO()
+  image.save(buffer, 'PNG', optimize=True)
+  return buffer.getvalue()
+
+
+def _cell(image: Any, side: int) -> Image.Image:
+  array = np.asarray(image)
+  if array.ndim != 3 or array.shape[-1] not in (1, 3):
+    raise ValueError(
+      f'An image has shape {array.shape}; expected [H, W, 1] or [H, W, 3].'
+    )
+  if array.dtype != np.uint8:
+    array = np.clip((array.astype(np.float32) + 1) * 127.5, 0, 255)
+    array = np.round(array).astype(np.uint8)
+  rgb = np.broadcast_to(array, (*array.shape[:2], 3))
+  picture = Image.fromarray(np.ascontiguousarray(rgb))
+  scale = side / max(picture.size)
+  size = tuple(max(1, round(s * scale)) for s in picture.size)
+  # Shrinking needs averaging; enlarging must not blur.
+  method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+  return picture.resize(size, method)
