@@ -3,6 +3,7 @@
 Importing this package imports neither Grain nor TFDS.
 """
 
+from tokpress_jax.data.catalog import describe, list_datasets
 from tokpress_jax.data.config import DataConfig, DataError
 from tokpress_jax.data.dataset import Dataset, DatasetInfo, open_dataset
 from tokpress_jax.data.pipeline import Batch, Stream, eval_batches
@@ -15,7 +16,9 @@ __all__ = [
   'Dataset',
   'DatasetInfo',
   'Stream',
+  'describe',
   'eval_batches',
+  'list_datasets',
   'open_dataset',
   'prepare',
 ]

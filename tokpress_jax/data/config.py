@@ -48,6 +48,8 @@ class DataConfig:
       masks it (evaluation), and counts it.
     workers: Processes that decode images; 0 decodes in threads of this one.
       Batches do not depend on it.
+    cache_mib: Memory for decoded images, so that a small data set is decoded
+      once; each worker has as much. Batches do not depend on it.
   """
 
   name: str = _identity('digits')
@@ -65,6 +67,7 @@ class DataConfig:
   label_key: str = _identity('label')
   on_error: OnError = _identity('raise')
   workers: int = 0
+  cache_mib: int = 256
 
   def __post_init__(self) -> None:
     """Checks every field that has a small set of legal values.

@@ -26,6 +26,8 @@ class DatasetInfo:
     channels: 1 or 3.
     num_classes: Number of classes; 0 if the images have no labels.
     class_names: One name per class, or empty.
+    splits: Every split of the data set with its number of records.
+    directory: Where the files lie.
     description: A paragraph for people; hold-outs are named here.
   """
 
@@ -36,6 +38,8 @@ class DatasetInfo:
   channels: int
   num_classes: int
   class_names: tuple[str, ...] = ()
+  splits: tuple[tuple[str, int], ...] = ()
+  directory: str = ''
   description: str = ''
 
 

@@ -74,7 +74,7 @@ class Stream:
       elements = elements.shuffle()
     elements = (
       elements.repeat()
-      .map(_Load(self._dataset, config.on_error))
+      .map(_Load(self._dataset, config))
       .random_map(_Augment(transform))
     )
     self._rows = _Rows(
@@ -157,25 +157,37 @@ def eval_batches(
     yield batch
 
 
-@dataclasses.dataclass(frozen=True)
 class _Load:
   """Decodes a record, or the next one that can be decoded."""
 
-  dataset: Dataset
-  on_error: str
+  def __init__(self, dataset: Dataset, config: DataConfig):
+    self._dataset = dataset
+    self._skip = config.on_error == 'skip'
+    self._cache: dict[int, dict[str, Any]] = {}
+    self._room = config.cache_mib * 2**20
 
   def __call__(self, index: int) -> dict[str, Any]:
     index = int(index)
-    if self.on_error == 'raise':
-      return {**self.dataset[index], 'asked': np.int64(index)}
-    count = len(self.dataset)
+    element = self._cache.get(index)
+    if element is None:
+      element = {**self._readable(index), 'asked': np.int64(index)}
+      size = element['image'].nbytes
+      if size <= self._room:
+        self._room -= size
+        self._cache[index] = element
+    return element
+
+  def _readable(self, index: int) -> dict[str, Any]:
+    if not self._skip:
+      return self._dataset[index]
+    count = len(self._dataset)
     for record in range(index, index + count):
       try:
-        return {**self.dataset[record % count], 'asked': np.int64(index)}
+        return self._dataset[record % count]
       except (images.ImageError, DataError) as error:
         last = error
     raise DataError(
-      f'None of the {count} images of {self.dataset.info.name} can be read. '
+      f'None of the {count} images of {self._dataset.info.name} can be read. '
       f'The last one: {last}'
     )
 

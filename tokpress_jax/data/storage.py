@@ -63,6 +63,16 @@ def find(name: str, data_dir: str | None = None) -> pathlib.Path | None:
   return None
 
 
+def prepared(data_dir: str | None = None) -> list[tuple[str, pathlib.Path]]:
+  """Lists (name, directory) of every data set that is prepared."""
+  root = data_root(data_dir)
+  found = {}
+  for info in sorted(root.glob('[!.]*/**/dataset_info.json')):
+    path = info.parent.parent
+    found[path.relative_to(root).as_posix()] = info.parent
+  return list(found.items())
+
+
 def prepare(name: str, data_dir: str | None = None) -> pathlib.Path:
   """Prepares a data set, unless it is prepared already.
 

@@ -64,6 +64,10 @@ class TfdsDataset(Dataset):
       channels=config.channels or (1 if channels == 1 else 3),
       num_classes=label.num_classes if label else 0,
       class_names=tuple(label.names) if label else (),
+      splits=tuple(
+        (name, part.num_examples) for name, part in builder.info.splits.items()
+      ),
+      directory=str(directory),
       description=' '.join((builder.info.description or '').split()),
     )
 

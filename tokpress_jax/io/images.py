@@ -174,7 +174,7 @@ def load_image(
 def encode_png(pixels: np.ndarray) -> bytes:
   """Encodes uint8 `[H, W, 1|3]` pixels as PNG bytes."""
   buffer = io.BytesIO()
-  _to_pil(pixels).save(buffer, 'png')
+  _to_pil(pixels).save(buffer, 'png', compress_level=1)
   return buffer.getvalue()
 
 

@@ -1,0 +1,60 @@
+"""What data sets there are, and what one of them holds, in words."""
+
+from tokpress_jax.data import builders, storage
+from tokpress_jax.data.config import DataConfig
+from tokpress_jax.data.dataset import open_dataset
+
+
+def list_datasets(data_dir: str | None = None) -> tuple[tuple[str, str], ...]:
+  """Lists the data sets that can be used at once, with a line on each.
+
+  Args:
+    data_dir: The directory of data sets; see `storage.data_root`.
+
+  Returns:
+    (name, line) of the embedded ones, of those prepared in the directory, and
+    of `folder`.
+  """
+  embedded = [
+    (name, f'{line} (embedded)')
+    for name, (_, line) in builders.EMBEDDED.items()
+  ]
+  prepared = [
+    (name, f'prepared in {directory}')
+    for name, directory in storage.prepared(data_dir)
+    if name not in builders.EMBEDDED
+  ]
+  folder = ('folder', 'your own images, a subfolder per class, in data_dir')
+  return (*embedded, *prepared, folder)
+
+
+def describe(config: DataConfig) -> str:
+  """Describes a data set: files, splits, sizes, classes, hold-outs.
+
+  Args:
+    config: The data set; an embedded one is prepared if need be.
+
+  Returns:
+    A few lines of text.
+
+  Raises:
+    DataError: If the data set cannot be opened.
+  """
+  info = open_dataset(config).info
+  size = info.image_size
+  shown = 'of various sizes' if size is None else f'{size} x {size}'
+  lines = [
+    f'{info.name}: {info.description}',
+    f'  files    {info.directory}',
+    f'  images   {shown}, {info.channels} channel(s), fit {config.fit}',
+  ]
+  for name, count in info.splits:
+    role = {config.split: '  trained on', config.eval_split: '  evaluated on'}
+    lines.append(f'  {name:8} {count:,} records{role.get(name, "")}')
+  if info.num_classes:
+    names = ', '.join(info.class_names[:20])
+    more = ', ...' if info.num_classes > 20 else ''
+    lines.append(f'  classes  {info.num_classes}: {names}{more}')
+  else:
+    lines.append('  classes  none')
+  return '\n'.join(lines)
