@@ -281,6 +281,31 @@ class Stack(nn.Module):
 
     return self.param('layers', init)
 
+  def empty_cache(self, batch: int, capacity: int) -> Any:
+    """Makes the cache that `__call__` takes, in this module's dtype.
+
+    Args:
+      batch: B.
+      capacity: slots S.
+
+    Returns:
+      One `Cache` with arrays [L, B, A, S, E]; a tuple of one `Cache` per layer
+      if the parameters went through `unstack`.
+    """
+    c = self.config
+    attention = c.block.attention
+    make = lambda layers: attention_lib.Cache.empty(
+      batch,
+      attention.heads,
+      capacity,
+      attention.features,
+      layers=layers,
+      dtype=self.dtype,
+    )
+    if isinstance(self._layers(), list | tuple):
+      return tuple(make(None) for _ in range(c.depth))
+    return make(c.depth)
+
   @nn.compact
   def __call__(
     self,

@@ -1,0 +1,227 @@
+"""What every generator is, and sampling as one jitted program.
+
+generator = order, visibility, inputs, commit, head, sampler. A method is a
+config and a Linen module with two entries: `__call__` gives the training logits
+of all blocks in one pass, `sample_codes` draws the codes with its loop. Decoding
+to images and the checks of what the user asked for are written once, here.
+
+Dimension letters: B batch, N tokens, L tokens of the tokenizer's full length, V
+codebook entries, H rows, W columns, C channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from tokpress_jax import errors, types
+from tokpress_jax.generators import condition, sampling
+from tokpress_jax.tokenizers import lengths as lengths_lib
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+  """What every generator's config has; a method adds its own fields.
+
+  Attributes:
+    codebook_size: V.
+    num_classes: classes of the condition; 0 for none.
+    class_dropout: share of labels dropped in training, for guidance.
+    width: model features.
+    depth: layers.
+    heads: attention heads.
+    mlp_ratio: hidden features of the MLPs over the width.
+    drop_path: rate of dropping a branch at the last layer in training.
+    dropout: rate on each branch's output in training.
+    remat: recompute activations in the backward pass (less memory).
+  """
+
+  family: ClassVar[str] = 'generator'
+
+  codebook_size: int = 4096
+  num_classes: int = 1000
+  class_dropout: float = 0.1
+  width: int = 1024
+  depth: int = 16
+  heads: int = 16
+  mlp_ratio: float = 4.0
+  drop_path: float = 0.0
+  dropout: float = 0.0
+  remat: bool = False
+
+  @property
+  def boundaries(self) -> tuple[int, ...]:
+    """Legal lengths, rising; the last is the capacity."""
+    raise NotImplementedError
+
+  @property
+  def num_tokens(self) -> int:
+    """L, the capacity."""
+    return self.boundaries[-1]
+
+  def check_tokenizer(self, tokenizer: Any) -> None:
+    """Raises UserError unless the tokenizer's codes are what this reads.
+
+    Args:
+      tokenizer: its module, its config, or `Loaded`.
+    """
+    for name in ('codebook_size', 'boundaries'):
+      ours, theirs = getattr(self, name), getattr(tokenizer, name)
+      if ours != theirs:
+        raise errors.UserError(
+          f'the generator has {name} {ours}, its tokenizer {theirs}; train '
+          'them together, or load the tokenizer this generator was trained on'
+        )
+
+  def build(self, *, dtype: Any = jnp.float32) -> nn.Module:
+    """Makes the module; parameters are float32, matmuls run in `dtype`."""
+    raise NotImplementedError
+
+
+@struct.dataclass
+class Sampled:
+  """What sampling gives.
+
+  Attributes:
+    codes: int32 [B, N, 1]; 0 beyond the length.
+    length: int32 [B], codes that count.
+    images: [B, H, W, C] in [-1, 1]; None without a tokenizer.
+    previews: for each number of tokens in `show`, the images [B, H, W, C]
+      decoded from that many.
+  """
+
+  codes: Array
+  length: Array
+  images: Array | None
+  previews: tuple[Array, ...]
+
+
+def sample(
+  generator: types.Loaded,
+  labels: Array,
+  *,
+  rng: Array,
+  sampler: sampling.Sampler | None = None,
+  num_tokens: int | None = None,
+  length: Array | None = None,
+  forced: Array | None = None,
+  show: tuple[int, ...] = (),
+) -> Sampled:
+  """Samples codes and images: one jitted program, caches and decoder included.
+
+  It compiles once per batch size, `num_tokens`, `show` and set of options that
+  are not None; labels, keys, lengths and the sampler's numbers are traced. Row b
+  depends on the key, b and its label only, not on the batch around it.
+
+  Args:
+    generator: with its tokenizer (a next-token generator does without; then
+      there are no images).
+    labels: int [B]; `num_classes` is no class.
+    rng: a typed key; the same key gives the same images.
+    sampler: temperature, top-k, top-p, guidance; plain sampling if None.
+    num_tokens: how many tokens are generated and decoded; all if None.
+    length: int32 [B], how many of them count in each row; all if None.
+    forced: int32 [B, L] codes to keep, -1 where one is to be drawn: a prefix to
+      continue, a part of an image to keep (VAR's zero-shot in-painting).
+    show: numbers of tokens at which the image so far is decoded too.
+
+  Returns:
+    Codes, images and previews.
+
+  Raises:
+    UserError: for unknown classes, a top-k above the codebook, a number of
+      tokens that is no legal length, forced codes of another shape, a tokenizer
+      that does not fit.
+  """
+  config = generator.module.config
+  labels = jnp.asarray(labels)
+  sampler = sampler or sampling.Sampler()
+  condition.check_labels(labels, config.num_classes)
+  sampler.check(config.codebook_size)
+  if generator.tokenizer is not None:
+    config.check_tokenizer(generator.tokenizer)
+  if show and generator.tokenizer is None:
+    raise errors.UserError('show needs a generator with its tokenizer')
+  bounds = config.boundaries
+  if num_tokens is None:
+    num_tokens = bounds[-1]
+  num_tokens = lengths_lib.legal_length(num_tokens, bounds)
+  show = tuple(lengths_lib.legal_length(n, bounds) for n in show)
+  if forced is not None and forced.shape != (labels.shape[0], bounds[-1]):
+    raise errors.UserError(
+      f'forced codes must be [B, L] = {(labels.shape[0], bounds[-1])} with -1 '
+      f'where a code is to be drawn, got {forced.shape}'
+    )
+  return _sample(
+    generator,
+    labels,
+    rng,
+    sampler,
+    length,
+    forced,
+    num_tokens=num_tokens,
+    show=show,
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('num_tokens', 'show'))
+def _sample(
+  generator: types.Loaded,
+  labels: Array,
+  rng: Array,
+  sampler: sampling.Sampler,
+  length: Array | None,
+  forced: Array | None,
+  *,
+  num_tokens: int,
+  show: tuple[int, ...],
+) -> Sampled:
+  tokenizer = generator.tokenizer
+  codes = generator.sample_codes(
+    labels,
+    rng=rng,
+    sampler=sampler,
+    num_tokens=num_tokens,
+    forced=forced,
+    tokenizer=tokenizer,
+  )
+  full = jnp.full(labels.shape, num_tokens, jnp.int32)
+  length = full if length is None else jnp.clip(length, 1, num_tokens)
+  codes = jnp.where(lengths_lib.prefix_mask(length, num_tokens), codes, 0)
+  codes = codes[..., None]
+  images, previews = None, ()
+  if tokenizer is not None:
+    missing = generator.module.config.num_tokens - num_tokens
+    padded = jnp.pad(codes, ((0, 0), (0, missing), (0, 0)))
+    decode = lambda n: tokenizer.decode_codes(padded, length=n)
+    images = decode(length)
+    previews = tuple(decode(jnp.minimum(length, n)) for n in show)
+  return Sampled(codes=codes, length=length, images=images, previews=previews)
+
+
+def forced_codes(
+  forced: Array | None, drawn: Array, start: int | Array
+) -> Array:
+  """Puts forced codes in place of drawn ones.
+
+  Args:
+    forced: int32 [B, L], -1 where a code is free; or None.
+    drawn: int32 [B, n], the codes of slots start ... start + n - 1.
+    start: the first slot; may be traced.
+
+  Returns:
+    int32 [B, n].
+  """
+  if forced is None:
+    return drawn
+  part = jax.lax.dynamic_slice_in_dim(forced, start, drawn.shape[1], axis=1)
+  return jnp.where(part >= 0, part, drawn)
+

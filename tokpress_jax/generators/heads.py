@@ -1,0 +1,85 @@
+"""From features to a distribution over codes.
+
+Dimension letters: B batch, T tokens, D features, V codebook entries.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tokpress_jax.nn import norms
+
+Array = jax.Array
+
+
+class CategoricalHead(nn.Module):
+  """Norm, modulated by a condition if there is one, and float32 logits.
+
+  Attributes:
+    codebook_size: V.
+    width: D.
+    norm: 'layer' or 'rms'.
+    eps: of the norm.
+    dtype: of the modulation; the logits are float32.
+  """
+
+  codebook_size: int
+  width: int
+  norm: str = 'layer'
+  eps: float = 1e-6
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, cond: Array | None = None) -> Array:
+    """Predicts codes.
+
+    Args:
+      x: [B, T, D].
+      cond: [B, D], or None; decides whether the norm is affine (None) or
+        modulated (adaLN: SiLU, then a linear layer to scale and shift).
+
+    Returns:
+      float32 [B, T, V].
+    """
+    y = norms.make_norm(
+      self.norm,
+      eps=self.eps,
+      affine=cond is None,
+      dtype=jnp.float32,
+      name='norm',
+    )(x)
+    if cond is not None:
+      half = nn.initializers.truncated_normal(0.5 * (3 * self.width) ** -0.5)
+      ada = nn.Dense(
+        2 * self.width, dtype=self.dtype, kernel_init=half, name='ada'
+      )(nn.silu(cond))
+      scale, shift = jnp.split(ada.astype(jnp.float32)[:, None], 2, axis=-1)
+      y = norms.modulate(y, scale, shift)
+    small = nn.initializers.truncated_normal(0.02 * (3 * self.width) ** -0.5)
+    logits = nn.Dense(
+      self.codebook_size, dtype=jnp.float32, kernel_init=small, name='logits'
+    )
+    return logits(y)
+
+
+def categorical_loss(
+  logits: Array, codes: Array, *, label_smoothing: float = 0.0
+) -> Array:
+  """Cross entropy per token.
+
+  Args:
+    logits: [B, T, V].
+    codes: int [B, T].
+    label_smoothing: mass spread evenly over the codebook.
+
+  Returns:
+    float32 [B, T], nats.
+  """
+  log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+  picked = jnp.take_along_axis(log_probs, codes[..., None], axis=-1)[..., 0]
+  mean = jnp.mean(log_probs, axis=-1)
+  return -((1 - label_smoothing) * picked + label_smoothing * mean)

@@ -1,0 +1,230 @@
+"""From logits to codes: temperature, top-k, top-p, Gumbel noise, guidance.
+
+Dimension letters: B batch, N tokens, V codebook entries, S steps.
+
+Thresholds are found by bisection over the bits of float32, which is exact: the
+same set as sorting, without the sort (on a CPU ten times faster than
+`lax.top_k` at k = 900 of 4,096, and k may be traced).
+
+Guidance is written one way, (1 + t) c - t u with conditional logits c and
+unconditional u, so t = 0 is none. Papers that write u + s (c - u) mean s = 1 +
+t; each schedule below takes the number that its paper prints.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from tokpress_jax import errors
+
+Array = jax.Array
+
+
+@functools.partial(struct.dataclass, kw_only=True)
+class Sampler:
+  """How codes are drawn. A pytree: numbers may be traced, so a new value does
+  not compile anew; whether a field is None is static.
+
+  Attributes:
+    temperature: of the categorical draw; 0 takes the most probable code.
+    top_k: keeps the k most probable codes; None keeps all.
+    top_p: keeps the most probable codes that hold this much probability
+      (applied after top_k); None keeps all.
+    guidance: scale of classifier-free guidance, in the words of the schedule's
+      paper; None runs without an unconditional half.
+    schedule: of the guidance over the steps, a name in `SCHEDULES`.
+  """
+
+  temperature: float = 1.0
+  top_k: int | None = None
+  top_p: float | None = None
+  guidance: float | None = None
+  schedule: str = struct.field(pytree_node=False, default='linear')
+
+  def __post_init__(self):
+    for name in ('temperature', 'guidance'):
+      value = getattr(self, name)
+      if _concrete(value) and value < 0:
+        raise errors.UserError(
+          f'{name} must not be negative, got {value}'
+          + ('; None is no guidance' if name == 'guidance' else '')
+        )
+    if _concrete(self.top_k) and self.top_k < 1:
+      raise errors.UserError(f'top_k must be at least 1, got {self.top_k}')
+    if _concrete(self.top_p) and not 0 < self.top_p <= 1:
+      raise errors.UserError(f'top_p must lie in (0, 1], got {self.top_p}')
+    if self.schedule not in SCHEDULES:
+      raise errors.UserError(
+        f'unknown guidance schedule {self.schedule!r}; try one of '
+        f'{sorted(SCHEDULES)}'
+      )
+
+  def check(self, codebook_size: int) -> None:
+    """Raises UserError if top_k exceeds the codebook."""
+    if _concrete(self.top_k) and self.top_k > codebook_size:
+      raise errors.UserError(
+        f'top_k {self.top_k} is above the codebook size {codebook_size}; use '
+        'None to keep all codes'
+      )
+
+  def weights(self, steps: int) -> Array | None:
+    """Guidance t of each of `steps` steps, float32 [S], or None."""
+    if self.guidance is None:
+      return None
+    weights = SCHEDULES[self.schedule](self.guidance, steps)
+    return jnp.asarray(weights, jnp.float32)
+
+  def draw(self, logits: Array, noise: Array) -> Array:
+    """Draws codes.
+
+    Args:
+      logits: [..., V], guided already.
+      noise: [..., V] standard Gumbel noise.
+
+    Returns:
+      int32 [...], argmax over the kept codes of logits + temperature * noise.
+    """
+    logits = logits.astype(jnp.float32)
+    kept = self.filter(logits)
+    return jnp.argmax(kept + self.temperature * noise, axis=-1).astype(
+      jnp.int32
+    )
+
+  def filter(self, logits: Array) -> Array:
+    """Sets the logits [..., V] that top_k and top_p drop to -inf."""
+    if self.top_k is not None:
+      logits = top_k(logits, self.top_k)
+    if self.top_p is not None:
+      cold = jnp.maximum(jnp.asarray(self.temperature, jnp.float32), 1e-5)
+      keep = jnp.isfinite(top_p(logits / cold, self.top_p))
+      logits = jnp.where(keep, logits, -jnp.inf)
+    return logits
+
+
+def guide(conditional: Array, unconditional: Array, t: float | Array) -> Array:
+  """Classifier-free guidance, (1 + t) c - t u (Ho & Salimans 2207.12598)."""
+  return (1 + t) * conditional - t * unconditional
+
+
+def constant(scale: Any, steps: int) -> Any:
+  """t = scale - 1 at all steps (LlamaGen, RAR: u + scale (c - u))."""
+  return (scale - 1) * np.ones(steps, np.float32)
+
+
+def linear(scale: Any, steps: int) -> Any:
+  """t = scale k / (S - 1): none at the first step (VAR)."""
+  return scale * np.arange(steps, dtype=np.float32) / max(steps - 1, 1)
+
+
+def power_cosine(scale: Any, steps: int, *, power: float = 3.0) -> Any:
+  """t = (scale - 1) (1 - cos(pi (k / S)^power)) / 2 (RAR; TiTok-S-128)."""
+  ratio = np.arange(steps, dtype=np.float32) / steps
+  return (scale - 1) * (1 - np.cos(np.pi * ratio**power)) / 2
+
+
+def delayed(scale: Any, steps: int, *, start: float = 0.25) -> Any:
+  """t = scale - 1 from the ratio `start` on, 0 before (ResTok's generator)."""
+  ratio = np.arange(steps, dtype=np.float32) / steps
+  return (scale - 1) * (ratio >= start).astype(np.float32)
+
+
+SCHEDULES: dict[str, Callable[..., Any]] = {
+  'constant': constant,
+  'delayed': delayed,
+  'linear': linear,
+  'power-cosine': power_cosine,
+}
+
+
+def top_k(logits: Array, k: int | Array) -> Array:
+  """Keeps the logits that are not below the k-th largest.
+
+  Args:
+    logits: float32 [..., V].
+    k: int, may be traced; V or more keeps all. Ties at the k-th are all kept.
+
+  Returns:
+    [..., V], -inf where dropped.
+  """
+  keys = _ordered(logits)
+  threshold = _bisect(lambda t: jnp.sum(keys >= t, axis=-1, keepdims=True) >= k)
+  threshold = jnp.broadcast_to(threshold, (*logits.shape[:-1], 1))
+  return jnp.where(keys >= threshold, logits, -jnp.inf)
+
+
+def top_p(logits: Array, p: float | Array) -> Array:
+  """Keeps the smallest set of most probable codes that holds p.
+
+  A code is dropped if the codes up to it, in ascending order of probability,
+  hold at most 1 - p together (Holtzman et al. 1904.09751, as in VAR's code);
+  ties at the edge are all kept, and so is the most probable code.
+
+  Args:
+    logits: float32 [..., V].
+    p: in (0, 1], may be traced.
+
+  Returns:
+    [..., V], -inf where dropped.
+  """
+  probs = jax.nn.softmax(logits, axis=-1)
+  keys = _ordered(probs)
+
+  def light(t: Array) -> Array:
+    below = jnp.where(keys < t, probs, 0.0)
+    return jnp.sum(below, axis=-1, keepdims=True) <= 1 - p
+
+  threshold = jnp.minimum(_bisect(light), keys.max(axis=-1, keepdims=True))
+  return jnp.where(keys >= threshold, logits, -jnp.inf)
+
+
+def row_gumbel(rng: Array, index: int | Array, shape: tuple[int, ...]) -> Array:
+  """Gumbel noise whose row b depends on the key, `index` and b alone.
+
+  A sample is then the same in any batch and on any number of devices.
+
+  Args:
+    rng: a typed key.
+    index: of the step.
+    shape: [B, ...].
+
+  Returns:
+    float32 of that shape.
+  """
+  rng = jax.random.fold_in(rng, index)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(shape[0]))
+  return jax.vmap(lambda key: jax.random.gumbel(key, shape[1:]))(keys)
+
+
+def _concrete(value: Any) -> bool:
+  return isinstance(value, (int, float, np.number))
+
+
+def _ordered(x: Array) -> Array:
+  """Maps float32 to int32 with the same order; both zeros give 0."""
+  x = x.astype(jnp.float32) + 0.0  # -0.0 + 0.0 is 0.0
+  bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+  return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
+
+
+def _bisect(holds: Callable[[Array], Array]) -> Array:
+  """The largest int32 at which a test holds that holds at -inf's key.
+
+  Builds the number bit by bit, the sign first; the test must be true up to some
+  value and false above it.
+  """
+  low = jnp.int32(-(2**31))
+  # The sign bit: does it hold at 0? It then fixes the shape of the result.
+  start = jnp.where(holds(jnp.int32(0)), jnp.int32(0), low)
+
+  def body(i: Array, t: Array) -> Array:
+    candidate = t + (jnp.int32(1) << (30 - i))
+    return jnp.where(holds(candidate), candidate, t)
+
+  return jax.lax.fori_loop(0, 31, body, start)
