@@ -1,0 +1,213 @@
+"""Tiny tasks and data: a regression and a two-program game."""
+
+import dataclasses
+import math
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokpress_jax.train.config import MeshConfig, OptimConfig, TrainConfig
+from tokpress_jax.train.task import Program, Task
+
+SIZE = 4
+RECORDS = 22
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToyData:
+  split: str = 'train'
+  eval_split: str = 'test'
+  poison: int = -1  # the step whose images are all NaN
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToyConfig:
+  name: str = 'toy'
+  task: Any = None
+  data: ToyData = dataclasses.field(default_factory=ToyData)
+  train: TrainConfig
+  optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+
+def record(index: int) -> dict[str, np.ndarray]:
+  rng = np.random.default_rng(index)
+  image = rng.normal(size=(SIZE, SIZE, 1)).astype(np.float32)
+  return {
+    'image': image,
+    'label': np.int32(index % 3),
+    'index': np.int64(index),
+    'valid': np.bool_(True),
+  }
+
+
+def stack(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  return {k: np.stack([row[k] for row in rows]) for k in rows[0]}
+
+
+class Stream:
+  def __init__(
+    self, config, *, batch_size, seed, process_index=0, process_count=1
+  ):
+    self.info = types.SimpleNamespace(image_size=SIZE, channels=1)
+    self._config, self._seed = config, seed
+    self._batch, self._local = batch_size, batch_size // process_count
+    self._first = process_index * self._local
+
+  def batches(self, start_step=0):
+    step = start_step
+    while True:
+      rng = np.random.default_rng([self._seed, step])
+      rows = rng.integers(RECORDS, size=self._batch)
+      rows = rows[self._first : self._first + self._local]
+      batch = stack([record(i) for i in rows])
+      if step == self._config.poison:
+        batch['image'] = np.full_like(batch['image'], np.nan)
+      yield batch
+      step += 1
+
+
+def eval_batches(
+  config, *, split, batch_size, process_index=0, process_count=1
+):
+  local = batch_size // process_count
+  for number in range(math.ceil(RECORDS / batch_size)):
+    first = number * batch_size + process_index * local
+    rows = []
+    for i in range(first, first + local):
+      row = record(min(i, RECORDS - 1))
+      rows.append({**row, 'valid': np.bool_(i < RECORDS)})
+    yield stack(rows)
+
+
+DATA = types.SimpleNamespace(Stream=Stream, eval_batches=eval_batches)
+
+
+def forward(params: Any, x: jax.Array) -> jax.Array:
+  x = x.reshape(x.shape[0], -1)
+  hidden = jnp.tanh(
+    x @ params['encoder']['kernel'] + params['encoder']['bias'][None]
+  )
+  return hidden @ params['decoder']['kernel']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Regression(Task):
+  """Learns the image's first row; counts and averages what it has seen."""
+
+  width: int = 8
+  noise: float = 0.01
+  features: int = 0
+
+  sharding_rules = (('encoder/kernel', (None, 'model')),)
+
+  def bind(self, info):
+    return dataclasses.replace(self, features=info.image_size**2)
+
+  def constants(self):
+    return {'offset': np.full((1, SIZE), 0.5, np.float32)}
+
+  def init(self, rng):
+    a, b = jax.random.split(rng)
+    scale = self.features**-0.5
+    return {
+      'params': {
+        'encoder': {
+          'kernel': scale * jax.random.normal(a, (self.features, self.width)),
+          'bias': jnp.zeros((self.width,)),
+        },
+        'decoder': {'kernel': 0.3 * jax.random.normal(b, (self.width, SIZE))},
+      },
+      'codebook': {'seen': jnp.zeros(()), 'mean': jnp.zeros((SIZE,))},
+    }
+
+  def target(self, variables, batch):
+    return batch['image'][:, 0, :, 0] + variables['frozen']['offset']
+
+  def loss(self, variables, batch, rng, step):
+    x = batch['image'].astype(self.dtype)
+    x = x + self.noise * jax.random.normal(rng, (1, 1, 1, 1), x.dtype)
+    target = self.target(variables, batch)
+    out = forward(variables['params'], x)
+    loss = jnp.mean(jnp.square(out - target))
+    updates = {
+      'seen': jnp.float32(target.shape[0]),
+      'total': target.sum(0),
+    }
+    return loss, {'absolute': jnp.mean(jnp.abs(out - target))}, updates
+
+  def programs(self):
+    return (Program(name='fit', loss=self.loss),)
+
+  def commit(self, variables, updates, rng, step):
+    book = variables['codebook']
+    mean = updates['total'] / updates['seen']
+    return {
+      **variables,
+      'codebook': {
+        'seen': book['seen'] + updates['seen'],
+        'mean': 0.9 * book['mean'] + 0.1 * mean,
+      },
+    }
+
+  def evaluate(self, variables, batch, rng):
+    weight = batch['valid'].astype(jnp.float32)
+    out = forward(variables['params'], batch['image'])
+    error = jnp.mean(jnp.square(out - self.target(variables, batch)), -1)
+    return {
+      'error': ((error * weight).sum(), weight.sum()),
+      'count': (weight.sum(), jnp.float32(1)),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Game(Task):
+  """Two players and a spectator that nothing trains."""
+
+  groups = (
+    ('^player', 'player'),
+    ('^judge', 'judge'),
+    ('spectator', 'frozen'),
+  )
+
+  def init(self, rng):
+    return {
+      'params': {
+        'player': {'kernel': jax.random.normal(rng, (4, 4))},
+        'judge': {'kernel': jnp.ones((4, 4))},
+        'spectator': {'kernel': jnp.ones((2,))},
+      }
+    }
+
+  def programs(self):
+    def play(variables, batch, rng, step):
+      p = variables['params']
+      loss = jnp.mean(jnp.square(p['player']['kernel'] - p['judge']['kernel']))
+      return loss, {}, {}
+
+    def judge(variables, batch, rng, step):
+      p = variables['params']
+      loss = -jnp.mean(p['player']['kernel'] * p['judge']['kernel'])
+      return loss, {'step': step.astype(jnp.float32)}, {}
+
+    return (
+      Program(name='play', group='player', loss=play),
+      Program(name='judge', group='judge', loss=judge, active_from=3, every=2),
+    )
+
+  def evaluate(self, variables, batch, rng):
+    return {'ones': (batch['valid'].sum(), batch['valid'].sum())}
+
+
+def config(task=None, *, data=None, optim=None, mesh=None, **train):
+  train = {'steps': 12, 'batch_size': 8, 'log_every': 1, **train}
+  return ToyConfig(
+    task=Regression() if task is None else task,
+    data=ToyData(**(data or {})),
+    train=TrainConfig(**train),
+    optim=OptimConfig(**(optim or {})),
+    mesh=MeshConfig(**(mesh or {})),
+  )
