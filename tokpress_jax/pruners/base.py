@@ -1,0 +1,150 @@
+"""The pruner protocol, and the base class of pruners without parameters.
+
+A pruner decides (`plan`) and moves nothing; calling it is plan, then
+`reduce_tokens`. Without parameters it is a frozen dataclass, hashable and so a
+static argument of `jit`; with parameters it is a Linen module with the same
+`needs`, `plan` and call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from tokpress_jax.errors import UserError
+from tokpress_jax.pruners import budgets, reduction
+from tokpress_jax.pruners import positions as positions_lib
+from tokpress_jax.types import Ratio, Reduction, Signals, Tokens
+
+
+@runtime_checkable
+class PrunerProtocol(Protocol):
+  """What a host asks of a pruner.
+
+  Attributes:
+    needs: names of the `Signals` that `plan` reads; a host computes these.
+  """
+
+  needs: frozenset[str]
+
+  def plan(
+    self, tokens: Tokens, signals: Signals, state: Any = None
+  ) -> Reduction:
+    """Decides what is kept, merged and dropped; moves nothing."""
+    ...
+
+  def __call__(
+    self, tokens: Tokens, signals: Signals, state: Any = None
+  ) -> tuple[Tokens, Reduction]:
+    """Plans and applies."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pruner:
+  """Base of pruners without parameters; a method writes `decide`.
+
+  Attributes:
+    budget: tokens to keep beside the protected ones: an int, `Ratio`, `Bytes`
+      or `Remove`.
+    positions: the position policy, 'keep', 'compact' or 'mean'.
+  """
+
+  budget: budgets.Budget = Ratio(ratio=0.5)
+  positions: positions_lib.Policy = 'keep'
+
+  needs: ClassVar[frozenset[str]] = frozenset()
+  mode: ClassVar[reduction.Mode] = 'representative'
+
+  def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
+    """Gives the reduction; its positions are set by the caller."""
+    raise NotImplementedError
+
+  def plan(
+    self, tokens: Tokens, signals: Signals, state: Any = None
+  ) -> Reduction:
+    """Decides what is kept, merged and dropped; moves nothing.
+
+    Args:
+      tokens: N slots.
+      signals: at least what the pruner `needs`.
+      state: what the pruner before it carried on, over the N slots.
+
+    Returns:
+      From N to K slots, K static.
+
+    Raises:
+      UserError: if the budget does not fit, or an input is missing or broken;
+        all causes are listed.
+    """
+    check(tokens, signals, self.needs)
+    result = self.decide(tokens, signals, state)
+    return positions_lib.place(tokens.positions, result, policy=self.positions)
+
+  def __call__(
+    self, tokens: Tokens, signals: Signals | None = None, state: Any = None
+  ) -> tuple[Tokens, Reduction]:
+    """Plans and applies.
+
+    Args:
+      tokens: N slots.
+      signals: see `plan`.
+      state: see `plan`.
+
+    Returns:
+      Tokens in K slots, and the reduction (to move anything else by).
+    """
+    result = self.plan(tokens, signals or Signals(), state)
+    return reduction.reduce_tokens(tokens, result, mode=self.mode), result
+
+
+def check(tokens: Tokens, signals: Signals, needs: frozenset[str]) -> None:
+  """Checks a pruner's inputs: names and shapes always, values outside `jit`.
+
+  Args:
+    tokens: N slots.
+    signals: from the host.
+    needs: names of signals.
+
+  Raises:
+    UserError: lists everything that is wrong.
+  """
+  causes = []
+  missing = sorted(n for n in needs if getattr(signals, n, None) is None)
+  if missing:
+    causes.append(
+      f'signals {missing} are needed but were not given; pass them in Signals, '
+      'or use a host and a site that compute them'
+    )
+  shape = tokens.features.shape[:2]
+  if tokens.features.ndim != 3 or tokens.valid.shape != shape:
+    causes.append(
+      f'features must be [B, N, D] and valid [B, N], got '
+      f'{tokens.features.shape} and {tokens.valid.shape}'
+    )
+  elif not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tokens)):
+    causes += _check_values(tokens)
+  if causes:
+    raise UserError('this pruner cannot run:\n  ' + '\n  '.join(causes))
+
+
+def _check_values(tokens: Tokens) -> list[str]:
+  """Finds broken values in concrete tokens."""
+  if isinstance(tokens.features, jax.ShapeDtypeStruct):
+    return []
+  causes = []
+  finite = jnp.isfinite(tokens.features).all(axis=-1) | ~tokens.valid
+  rows = lambda bad: [int(i) for i in jnp.flatnonzero(bad)]
+  if bad := rows(~finite.all(axis=1)):
+    causes.append(f'features of rows {bad} hold NaN or infinity')
+  if bad := rows(~tokens.valid.any(axis=1)):
+    causes.append(f'rows {bad} are all padding; leave them out of the batch')
+  if bad := rows(tokens.protected.sum(axis=1) > tokens.num_protected):
+    causes.append(
+      f'rows {bad} protect more than num_protected={tokens.num_protected} '
+      'tokens; raise num_protected'
+    )
+  return causes

@@ -1,0 +1,172 @@
+"""Budgets: how many tokens are kept, as static capacities and counts per row.
+
+Dimension letters: B batch, N token slots.
+
+A budget counts the tokens that may be dropped; protected ones (a class token,
+text) are kept on top of it. It is resolved twice by the same Python arithmetic:
+once on the static number of slots, which gives the capacity K of the result,
+and once on the valid tokens of each row, by a table over all possible numbers.
+So a padded row keeps exactly what it would keep alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from fractions import Fraction
+
+import jax.numpy as jnp
+import numpy as np
+
+from tokpress_jax.errors import UserError
+from tokpress_jax.types import Array, Ratio, Tokens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bytes:
+  """A budget in bytes, of features or of a key-value cache.
+
+  Attributes:
+    limit: bytes of one row.
+    per_token: bytes of one token; `cache_bytes` gives a cache's.
+  """
+
+  limit: int
+  per_token: int
+
+  def __post_init__(self):
+    if not 0 < self.per_token <= self.limit:
+      raise UserError(
+        f'{self.limit} bytes hold no token of {self.per_token} bytes; raise '
+        'the limit, or store the tokens in a smaller dtype'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Remove:
+  """A budget as a number of tokens to take away (ToMe's r).
+
+  Rows with fewer tokens lose what they can, and keep at least one.
+
+  Attributes:
+    tokens: r.
+  """
+
+  tokens: int
+
+  def __post_init__(self):
+    if self.tokens < 1:
+      raise UserError(
+        f'a pruner removes at least 1 token, got {self.tokens}; leave the '
+        'site out of the plan to keep all'
+      )
+
+
+Budget = int | Ratio | Bytes | Remove
+
+
+def cache_bytes(
+  *, layers: int, heads: int, head_dim: int, dtype: str = 'bfloat16'
+) -> int:
+  """Bytes that one token takes in a key-value cache of this dtype."""
+  return 2 * layers * heads * head_dim * jnp.dtype(dtype).itemsize
+
+
+def resolve(budget: Budget, num_tokens: int, num_source: int) -> int:
+  """Tokens that a budget keeps of a given number.
+
+  Args:
+    budget: tokens, or one of the budget types.
+    num_tokens: tokens at the site that may be dropped.
+    num_source: the same at the embedding.
+
+  Returns:
+    A number in [0, num_tokens]; never 0 unless there are no tokens.
+
+  Raises:
+    TypeError: if the budget is none of these.
+  """
+  if isinstance(budget, Ratio):
+    of = num_source if budget.of == 'original' else num_tokens
+    # The decimal that was written, so that 0.07 of 100 is 7 in each rounding.
+    exact = Fraction(str(budget.ratio)) * of
+    rounding = {'floor': math.floor, 'ceil': math.ceil, 'round': round}
+    kept = max(rounding[budget.rounding](exact), budget.minimum, 1)
+  elif isinstance(budget, Bytes):
+    kept = budget.limit // budget.per_token
+  elif isinstance(budget, Remove):
+    kept = max(num_tokens - budget.tokens, 1)
+  elif isinstance(budget, int) and not isinstance(budget, bool):
+    kept = budget
+  else:
+    raise TypeError(
+      f'a budget is an int, Ratio, Bytes or Remove, got {budget!r}'
+    )
+  return min(kept, num_tokens)
+
+
+def capacity(budget: Budget, tokens: Tokens) -> int:
+  """Static number of slots K of the result, protected ones included.
+
+  Args:
+    budget: what to keep.
+    tokens: N slots.
+
+  Returns:
+    K.
+
+  Raises:
+    UserError: if a budget of tokens is below 1 or above what there is.
+  """
+  slots = tokens.valid.shape[1] - tokens.num_protected
+  if isinstance(budget, int) and not 1 <= budget <= slots:
+    beside = f' beside {tokens.num_protected} protected ones'
+    raise UserError(
+      f'a budget of {budget} tokens is outside 1 to {slots}, the tokens at '
+      f'this site{beside if tokens.num_protected else ""}; give a number in '
+      'that range, or a Ratio'
+    )
+  source = tokens.source_slots - tokens.num_protected
+  return tokens.num_protected + resolve(budget, slots, source)
+
+
+def row_counts(budget: Budget, tokens: Tokens) -> Array:
+  """Unprotected tokens that each row keeps.
+
+  Args:
+    budget: what to keep.
+    tokens: N slots.
+
+  Returns:
+    int32 [B].
+  """
+  free = jnp.sum(tokens.valid & ~tokens.protected, axis=1)
+  if isinstance(budget, Ratio) and budget.of == 'original':
+    number = tokens.source_count - jnp.sum(tokens.protected, axis=1)
+    table = [
+      resolve(budget, tokens.source_slots, n)
+      for n in range(tokens.source_slots + 1)
+    ]
+  else:
+    number = free
+    table = [resolve(budget, n, n) for n in range(tokens.valid.shape[1] + 1)]
+  counts = jnp.asarray(np.array(table, np.int32))[number]
+  return jnp.minimum(counts, free.astype(jnp.int32))
+
+
+def linear_schedule(
+  r: int, depth: int, *, inflect: float = 0.0
+) -> tuple[int, ...]:
+  """Tokens to remove in each layer, on a line (ToMe, `parse_r`).
+
+  Args:
+    r: mean number removed per layer.
+    depth: number of layers.
+    inflect: 0 is constant; -1 falls from 2r to 0; 1 rises from 0 to 2r.
+
+  Returns:
+    `depth` numbers, truncated as in the official code.
+  """
+  low = int(r * (1.0 - inflect))
+  step = (2 * r - 2 * low) / max(depth - 1, 1)
+  return tuple(int(low + step * i) for i in range(depth))

@@ -1,0 +1,101 @@
+"""Mergers: which tokens join which, as a reduction.
+
+Dimension letters: B batch, N token slots, K kept slots, E metric features.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from tokpress_jax.nn.norms import l2_normalize
+from tokpress_jax.pruners import reduction as reduction_lib
+from tokpress_jax.pruners import selectors
+from tokpress_jax.types import Array, OneHot, Reduction, Tokens
+
+
+def bipartite(
+  metric: Array,
+  tokens: Tokens,
+  *,
+  count: Array,
+  num_merged: int,
+  order: Literal['position', 'similarity'] = 'position',
+) -> Reduction:
+  """Bipartite soft matching (ToMe, arXiv:2210.09461, section 3.2).
+
+  Valid tokens are dealt alternately to sets A (first) and B, protected ones
+  first. Each unprotected token of A finds its most similar unprotected token of
+  B by cosine; the `count` closest pairs merge. Where protected tokens lead the
+  row, as a class token does, the sets are the official code's: a class token
+  sits in A and never moves, a distillation token in B takes nothing in.
+
+  Kept slots are in the official order: protected tokens, the rest of A, all of
+  B. The next layer's sets follow from it.
+
+  Args:
+    metric: [B, N, E], the mean of the heads' keys for ToMe.
+    tokens: N slots; their features are not read.
+    count: int32 [B], pairs to merge in each row, clipped to half of its
+      unprotected tokens.
+    num_merged: static upper bound of `count`; K = N - num_merged.
+    order: how the rest of A is ordered: by slot ('position', the official code
+      with a class token) or by falling similarity (the official code without).
+
+  Returns:
+    The reduction, positions those of the representatives (tokens of B and the
+    rest of A).
+  """
+  slots = tokens.valid.shape[1]
+  protected = tokens.protected & tokens.valid
+  tier = jnp.where(protected, 0, jnp.where(tokens.valid, 1, 2))
+  dealt = jnp.argsort(tier, axis=1, stable=True)  # [B, N] dealt to slot
+  free = jnp.take_along_axis(tier == 1, dealt, axis=1)
+  metric = reduction_lib.gather(metric.astype(jnp.float32), dealt)
+  metric = jax.lax.stop_gradient(l2_normalize(metric))
+
+  pairs = jnp.einsum(
+    'bie,bje->bij', metric[:, 0::2], metric[:, 1::2], precision='highest'
+  )
+  allowed = free[:, 0::2, None] & free[:, None, 1::2]
+  pairs = jnp.where(allowed, pairs, -jnp.inf)
+  closest = jnp.max(pairs, axis=2)  # [B, N_A]
+  partner = 2 * jnp.argmax(pairs, axis=2) + 1  # dealt slot in B
+  rank = selectors.invert(jnp.argsort(-closest, axis=1, stable=True))
+  count = jnp.minimum(count, jnp.sum(free, axis=1) // 2)
+  merge = rank < jnp.minimum(count, num_merged)[:, None]
+
+  def weave(a, b):  # values of A and B back at their dealt slots
+    spare = jnp.zeros((a.shape[0], a.shape[1] - b.shape[1]), b.dtype)
+    both = jnp.stack([a, jnp.concatenate([b, spare], axis=1)], axis=2)
+    return both.reshape(a.shape[0], -1)[:, :slots]
+
+  at = jnp.arange(slots)[None]
+  first = at[:, 0::2] if order == 'position' else rank
+  set_b = jnp.zeros((rank.shape[0], slots // 2), rank.dtype)
+  merged = weave(merge, set_b.astype(bool))
+  within_a = weave(jnp.broadcast_to(first, rank.shape), set_b)
+  filled = jnp.take_along_axis(tokens.valid, dealt, axis=1)
+  # Groups of the output: protected, rest of A, B, and last what leaves.
+  key = jnp.where(at % 2 == 0, slots + within_a, 2 * slots + at)
+  key = jnp.where(filled & ~free, at, key)
+  key = jnp.where(merged | ~filled, 3 * slots + at, key)
+  out = jnp.argsort(key, axis=1)
+  new = selectors.invert(out)  # dealt slot to kept slot
+  joined = jnp.take_along_axis(new, weave(partner, set_b), axis=1)
+  target = jnp.where(merged, joined, jnp.where(filled, new, -1))
+  index = jnp.take_along_axis(dealt, out, axis=1)[:, : slots - num_merged]
+  back = selectors.invert(dealt)
+  kept = jnp.take_along_axis(filled & ~merged, out, axis=1)
+  result = Reduction(
+    index=index.astype(jnp.int32),
+    valid=kept[:, : slots - num_merged],
+    assign=OneHot(
+      jnp.take_along_axis(target, back, axis=1).astype(jnp.int32),
+      merged=num_merged,
+    ),
+    positions=tokens.positions,
+  )
+  return result.replace(positions=reduction_lib.apply(result, tokens.positions))
