@@ -1,0 +1,226 @@
+"""What every tokenizer is: images to tokens, and any legal prefix back.
+
+tokenizer = encoder, bottleneck, length policy, decoder. A method is a config
+and a module with three parts, `latents`, `quantizer` and `render`; encoding,
+decoding and lengths are written once, here.
+
+Dimension letters: B batch, H rows, W columns, C channels, N token slots, D
+token features, Q codes per token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from tokpress_jax import quantize, types
+from tokpress_jax.tokenizers import lengths as lengths_lib
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+  """What every tokenizer's config has; a method adds its own fields.
+
+  Attributes:
+    image_size: side of the square images, in pixels.
+    channels: C.
+    patch: side of a patch, in pixels.
+  """
+
+  family: ClassVar[str] = 'tokenizer'
+
+  image_size: int = 256
+  channels: int = 3
+  patch: int = 16
+
+  def __post_init__(self):
+    size = self.image_size
+    if size < 1 or self.patch < 1 or size % self.patch:
+      raise ValueError(
+        f'image_size={size} is not divisible into patches of {self.patch} '
+        'pixels; change image_size (data.image_size resizes the images) or '
+        'patch'
+      )
+
+  @property
+  def grid(self) -> int:
+    """Patches along one side."""
+    return self.image_size // self.patch
+
+  @property
+  def boundaries(self) -> tuple[int, ...]:
+    """Legal lengths, rising; the last is the capacity N."""
+    raise NotImplementedError
+
+  @property
+  def num_tokens(self) -> int:
+    """N, the capacity."""
+    return self.boundaries[-1]
+
+  @property
+  def codebook_size(self) -> int:
+    """Values of one code."""
+    return self.quantizer.codebook_size
+
+  @property
+  def bits_per_token(self) -> float:
+    """Bits of one token at equal code lengths: Q log2(codebook size)."""
+    return self.quantizer.num_codes * math.log2(self.codebook_size)
+
+  def build(self, *, dtype: Any = jnp.float32) -> Tokenizer:
+    """Makes the module; parameters are float32, matmuls run in `dtype`."""
+    raise NotImplementedError
+
+
+@struct.dataclass
+class Reconstruction:
+  """What the training pass gives.
+
+  Attributes:
+    images: [B, H, W, C] in about [-1, 1].
+    quantized: codes, losses and statistics of the bottleneck.
+  """
+
+  images: Array
+  quantized: quantize.Quantized
+
+
+class Tokenizer(nn.Module):
+  """Base of the tokenizers.
+
+  A subclass sets up `self.quantizer` and writes `latents`, `quantize` and
+  `render`.
+  """
+
+  config: Any
+  dtype: Any = jnp.float32
+
+  @property
+  def boundaries(self) -> tuple[int, ...]:
+    """Legal lengths, rising; the last is the capacity N."""
+    return self.config.boundaries
+
+  @property
+  def num_tokens(self) -> int:
+    """N, the capacity."""
+    return self.config.num_tokens
+
+  @property
+  def codebook_size(self) -> int:
+    """Values of one code."""
+    return self.config.codebook_size
+
+  def latents(self, images: Array) -> Array:
+    """Encodes images [B, H, W, C] into what the bottleneck quantises."""
+    raise NotImplementedError
+
+  def quantize(
+    self, latents: Array, length: Array, mask: Array | None = None
+  ) -> quantize.Quantized:
+    """Quantises latents; `length` [B] is the training prefix.
+
+    Args:
+      latents: of `latents`.
+      length: int32 [B].
+      mask: bool [B], False for images that are padding.
+    """
+    raise NotImplementedError
+
+  def render(self, codes: Array, length: Array) -> Array:
+    """Decodes the first `length` [B] tokens of codes [B, N, Q] to images."""
+    raise NotImplementedError
+
+  def reconstruct(
+    self, images: Array, length: Array, *, mask: Array | None = None
+  ) -> Reconstruction:
+    """The training pass: differentiable, through a prefix of the tokens.
+
+    Args:
+      images: [B, H, W, C] float32 in [-1, 1].
+      length: int32 [B], tokens that the decoder may see.
+      mask: bool [B], False for images that are padding.
+
+    Returns:
+      Images and the bottleneck's losses.
+    """
+    raise NotImplementedError
+
+  def __call__(self, images: Array) -> Reconstruction:
+    """`reconstruct` with all tokens."""
+    whole = jnp.full((images.shape[0],), self.num_tokens, jnp.int32)
+    return self.reconstruct(images, whole)
+
+  def encode(
+    self,
+    images: Array,
+    *,
+    policy: lengths_lib.Policy | None = None,
+  ) -> types.Encoded:
+    """Encodes images.
+
+    Args:
+      images: [B, H, W, C] float32 in [-1, 1].
+      policy: how many tokens each image gets; all if None.
+
+    Returns:
+      The tokens, padded to the capacity N.
+
+    Raises:
+      UserError: if a static budget does not fit.
+      ValueError: if the images have another size.
+    """
+    self.check_images(images)
+    batch = images.shape[0]
+    policy = policy or lengths_lib.Fixed()
+    length = policy.lengths(batch, self.boundaries)
+    whole = jnp.full((batch,), self.num_tokens, jnp.int32)
+    codes = self.quantize(self.latents(images), whole).codes
+    size = jnp.array(images.shape[1:3], jnp.int32)
+    return types.Encoded(
+      codes=codes,
+      embeddings=None,
+      valid=lengths_lib.prefix_mask(length, self.num_tokens),
+      length=length,
+      positions=None,
+      image_size=jnp.broadcast_to(size[None], (batch, 2)),
+    )
+
+  def decode(self, encoded: types.Encoded) -> Array:
+    """Decodes tokens to images [B, H, W, C] float32 in [-1, 1]."""
+    return self.decode_codes(encoded.codes, length=encoded.length)
+
+  def decode_codes(
+    self, codes: Array, *, length: Array | int | None = None
+  ) -> Array:
+    """Decodes codes.
+
+    Args:
+      codes: int32 [B, N, Q].
+      length: how many of them count, int32 [B] or one number; all if None.
+
+    Returns:
+      [B, H, W, C] float32, clipped to [-1, 1].
+    """
+    length = self.num_tokens if length is None else length
+    length = jnp.broadcast_to(jnp.asarray(length, jnp.int32), codes.shape[:1])
+    images = self.render(codes, length).astype(jnp.float32)
+    return jnp.clip(images, -1.0, 1.0)
+
+  def check_images(self, images: Array) -> None:
+    """Raises ValueError unless images are [B, H, W, C] of this model's size."""
+    c = self.config
+    expected = (c.image_size, c.image_size, c.channels)
+    if images.ndim != 4 or images.shape[1:] != expected:
+      raise ValueError(
+        f'this tokenizer takes images [B, {", ".join(map(str, expected))}] '
+        f'(batch, rows, columns, channels), got {list(images.shape)}; '
+        'fit them with tokpress_jax.io.images, or set data.image_size'
+      )
