@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from tokpress_jax.errors import UserError
+from tokpress_jax.errors import UserError, did_you_mean
 
 Row = dict[str, Any]
 
@@ -61,7 +61,7 @@ def run(
   """
   if name not in _BENCHES:
     raise UserError(
-      f'There is no benchmark {name!r}; expected one of {sorted(_BENCHES)}.'
+      f'There is no benchmark {name!r}. {did_you_mean(name, _BENCHES)}'
     )
   member = importlib.import_module(_BENCHES[name]).run
   known = inspect.signature(member).parameters
@@ -71,13 +71,20 @@ def run(
       f'Benchmark {name!r} has no option {", ".join(unknown)}; it takes '
       f'{", ".join(known)}.'
     )
+  missing = [
+    option
+    for option, p in known.items()
+    if p.default is p.empty and option not in options
+  ]
+  if missing:
+    raise UserError(f'Benchmark {name!r} needs {", ".join(missing)}.')
   report = {'bench': name, **machine(), 'options': options}
   report['rows'] = member(**options)
   if json_file is not None:
     directory = os.path.dirname(os.path.abspath(json_file))
     os.makedirs(directory, exist_ok=True)
     with open(json_file, 'w') as f:
-      json.dump(report, f, indent=2)
+      json.dump(report, f, indent=2, default=str)
       f.write('\n')
   return report
 

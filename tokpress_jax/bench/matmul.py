@@ -7,7 +7,8 @@ CPU the float32 row is timed beside NumPy's BLAS.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,39 +48,50 @@ def run(
   return rows
 
 
-def peak(
-  dtype: str = 'float32', *, sizes: Sequence[int] | None = None
-) -> float:
-  """Best operations per second over the sizes, on one device."""
-  return max(r['flop_per_second'] for r in run(sizes=sizes, dtypes=(dtype,)))
+def default_size() -> int:
+  """A size at which this device is near its peak."""
+  return 1024 if jax.default_backend() == 'cpu' else 8192
+
+
+def operands(size: int) -> tuple[np.ndarray, np.ndarray]:
+  """Two float32 matrices; products with the second keep the first's scale."""
+  rng = np.random.default_rng(size)
+  x = rng.standard_normal((size, size), np.float32)
+  w = rng.standard_normal((size, size), np.float32) / np.float32(size**0.5)
+  return x, w
+
+
+def chain(
+  size: int, dtype: str, *, precision: str = 'default'
+) -> tuple[Callable[[], jax.Array], int]:
+  """Returns a call that does chained products on one device, and its FLOPs."""
+  x, w = (jnp.asarray(a, dtype) for a in operands(size))
+
+  @jax.jit
+  def products(x: jax.Array, w: jax.Array) -> jax.Array:
+    for _ in range(_CHAIN):
+      x = jnp.matmul(x, w, precision=precision)
+    return x
+
+  return lambda: products(x, w), _CHAIN * 2 * size**3
 
 
 def _row(
   size: int, dtype: str, precision: str, repeats: int, cpu: bool
 ) -> harness.Row:
-  rng = np.random.default_rng(size)
-  # Products with this w keep the scale of x.
-  x = rng.standard_normal((size, size), np.float32)
-  w = rng.standard_normal((size, size), np.float32) / np.float32(size**0.5)
+  ours, flops = chain(size, dtype, precision=precision)
+  x, w = operands(size)
 
-  @jax.jit
-  def ours(x, w):
-    for _ in range(_CHAIN):
-      x = jnp.matmul(x, w, precision=precision)
-    return x
-
-  def peer():
+  def peer() -> np.ndarray:
     y = x
     for _ in range(_CHAIN):
       y = y @ w
     return y
 
-  device_x, device_w = jnp.asarray(x, dtype), jnp.asarray(w, dtype)
-  calls = [lambda: ours(device_x, device_w)]
+  calls: list[Callable[[], Any]] = [ours]
   if cpu and dtype == 'float32':
     calls.append(peer)
   seconds, *others = harness.time_calls(*calls, repeats=repeats)
-  flops = _CHAIN * 2 * size**3
   row = {
     'name': f'matmul_{size}_{dtype}_{precision}',
     'dtype': dtype,

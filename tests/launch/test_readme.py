@@ -1,0 +1,68 @@
+"""The README: its code runs, its links exist, its table is the registry."""
+
+import pathlib
+import re
+
+import pytest
+
+from tokpress_jax import registry
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+README = (ROOT / 'README.md').read_text()
+PAGES = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'launch/README.md']
+
+
+def test_code_runs():
+  blocks = re.findall(r'```python\n(.*?)```', README, re.S)
+  assert len(blocks) >= 3
+  names: dict[str, object] = {}
+  for block in blocks:
+    exec(block, names)  # Later blocks use the names of earlier ones.
+  assert names['tokens'].features.shape == (2, 98, 64)
+  assert names['encoded'].length.tolist() == [4, 16]
+  assert names['images'].shape == (2, 32, 32, 3)
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_links_and_scripts_exist(page):
+  path = ROOT / page
+  text = path.read_text()
+  for link in re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', text):
+    assert (path.parent / link).exists(), link
+  for script in re.findall(r'\./(launch/\w+\.sh)', text):
+    assert (ROOT / script).exists(), script
+  for config in re.findall(r'configs/[a-z]\w+\.py', text):
+    assert (ROOT / config).exists(), config
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_anchors_exist(page):
+  path = ROOT / page
+  for link, anchor in re.findall(r'\]\(([^)#:]*)#([^)]+)\)', path.read_text()):
+    target = path.parent / link if link else path
+    heads = re.findall(r'^#+ (.+)$', target.read_text(), re.M)
+    slugs = {re.sub(r'[^\w -]', '', h).lower().replace(' ', '-') for h in heads}
+    assert anchor in slugs
+
+
+def test_every_method_has_its_row():
+  rows = re.findall(r'^\| `(\w+)` \| (\w+) \| (.+?) \| (.+?) \|$', README, re.M)
+  shown = {name: (family, paper, how) for name, family, paper, how in rows}
+  for family in ('tokenizer', 'generator', 'pruner'):
+    for entry in registry.entries(family):
+      if entry.paper:
+        assert shown.pop(entry.name) == (
+          entry.family,
+          entry.paper,
+          entry.evidence,
+        )
+  assert not shown
+
+
+def test_commands_exist():
+  from tokpress_jax import __main__ as cli
+
+  for page in PAGES:
+    text = (ROOT / page).read_text()
+    used = set(re.findall(r'(?:^|`)tokpress (\w+)', text, re.M))
+    assert used <= set(cli._COMMANDS), page
