@@ -28,7 +28,8 @@ class DataConfig:
     split: The split that is trained on; TFDS slices (`train[:90%]`) work.
     eval_split: The split that is evaluated on.
     data_dir: Where data sets lie (or the folder of images); by default
-      `$TOKPRESS_DATA_DIR`, else `~/.cache/tokpress_jax`.
+      `$TOKPRESS_DATA_DIR`, else `~/.cache/tokpress_jax`. A run that may move
+      between machines leaves it out and sets the environment variable.
     image_size: Side of the square images that a model sees; None keeps the
       data set's own size, which must then be square and constant.
     channels: 1 (grey) or 3 (RGB); None keeps the data set's own.

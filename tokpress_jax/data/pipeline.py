@@ -11,6 +11,7 @@ Batching after worker processes, or cutting by host before the augmentation,
 loses this, silently.
 """
 
+import atexit
 import dataclasses
 import logging
 import math
@@ -119,7 +120,7 @@ def eval_batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[Batch]:
-  """Yields every record of a split once, in order.
+  """Reads every record of a split once, in order.
 
   Args:
     config: What to evaluate on.
@@ -128,10 +129,11 @@ def eval_batches(
     process_index: This host.
     process_count: Number of hosts; it must divide B.
 
-  Yields:
-    Batches like `Stream.batches`. The last one is filled up with zeros whose
-    `valid` is False, `index` and `label` -1; so is the row of an unreadable
-    image if `on_error='skip'`. Every host yields as many batches.
+  Returns:
+    An iterator of batches like those of `Stream.batches`. The last one is
+    filled up with zeros whose `valid` is False, `index` and `label` -1; so is
+    the row of an unreadable image if `on_error='skip'`. Every host yields as
+    many batches.
 
   Raises:
     DataError: If the data set cannot be opened, or B cannot be divided.
@@ -139,22 +141,13 @@ def eval_batches(
   import grain
 
   dataset = open_dataset(config, config.eval_split if split is None else split)
-  steps = math.ceil(len(dataset) / batch_size)
+  steps = math.ceil(len(dataset) / max(batch_size, 1))
   transform = EvalTransform(config, _size(dataset.info))
   elements = grain.MapDataset.range(steps * batch_size).map(
     _EvalLoad(dataset, transform, config.on_error)
   )
   rows = _Rows(elements, batch_size, process_index, process_count, steps)
-  skipped = 0
-  for step, batch in enumerate(_iterate(rows, 0, config.workers)):
-    begin = step * batch_size + process_index * len(batch['valid'])
-    for row in np.flatnonzero(~batch['valid']):
-      if begin + row < len(dataset):
-        skipped += 1
-        log.warning(
-          'Skipped %s (%d so far)', dataset.where(begin + row), skipped
-        )
-    yield batch
+  return _evaluate(dataset, rows, config.workers, batch_size, process_index)
 
 
 class _Load:
@@ -277,7 +270,35 @@ def _iterate(rows: _Rows, start: int, workers: int) -> Iterator[Batch]:
       num_workers=workers, per_worker_buffer_size=2
     )
     batches = batches.mp_prefetch(options)
-  yield from batches
+  iterator = iter(batches)
+  # Workers and shared memory must go before the interpreter does.
+  atexit.register(iterator.close)
+  try:
+    for batch in iterator:
+      # A copy, because workers hand over shared memory that is unmapped later.
+      yield {key: np.array(value) for key, value in batch.items()}
+  finally:
+    atexit.unregister(iterator.close)
+    iterator.close()
+
+
+def _evaluate(
+  dataset: Dataset,
+  rows: _Rows,
+  workers: int,
+  batch_size: int,
+  process_index: int,
+) -> Iterator[Batch]:
+  """Reads the batches of an evaluation and reports unreadable records."""
+  skipped = 0
+  for step, batch in enumerate(_iterate(rows, 0, workers)):
+    begin = step * batch_size + process_index * len(batch['valid'])
+    for row in np.flatnonzero(~batch['valid']):
+      if begin + row < len(dataset):
+        skipped += 1
+        where = dataset.where(begin + row)
+        log.warning('Skipped %s (%d so far)', where, skipped)
+    yield batch
 
 
 def _mark_flags_parsed() -> None:

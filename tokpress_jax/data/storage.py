@@ -137,7 +137,11 @@ def check_name(name: str) -> None:
   """Raises `DataError` with the nearest names if TFDS does not know `name`."""
   import tensorflow_datasets as tfds
 
-  known = {*tfds.list_builders(), *builders.EMBEDDED, 'folder'}
+  known = {
+    *tfds.list_builders(with_community_datasets=False),
+    *builders.EMBEDDED,
+    'folder',
+  }
   base = name.partition(':')[0].partition('/')[0]
   if base not in known:
     raise DataError(

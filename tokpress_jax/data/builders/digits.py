@@ -25,7 +25,7 @@ DESCRIPTION = (
 )
 
 
-class Digits(tfds.core.GeneratorBasedBuilder):
+class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """The digits as a TFDS builder."""
 
   VERSION = tfds.core.Version('1.0.0')

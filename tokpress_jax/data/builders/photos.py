@@ -56,7 +56,7 @@ DESCRIPTION = (
 )
 
 
-class Photos(tfds.core.GeneratorBasedBuilder):
+class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """The crops as a TFDS builder."""
 
   VERSION = tfds.core.Version('1.0.0')

@@ -20,6 +20,7 @@ SIZE = 32
 MOST = 8
 SPLITS = {'train': (0, 4096), 'test': (1_000_000, 512)}  # first seed, records
 RADIUS = (2.5, 4.0)  # pixels
+GAP = 2  # pixels between the circles around two shapes, at least
 FINER = 8  # drawn at this multiple of SIZE, then averaged
 COLOURS = (
   (230, 60, 60),
@@ -36,7 +37,7 @@ DESCRIPTION = (
 )
 
 
-class Scenes(tfds.core.GeneratorBasedBuilder):
+class Scenes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """The drawings as a TFDS builder."""
 
   VERSION = tfds.core.Version('1.0.0')
@@ -107,14 +108,14 @@ def draw_scene(number: int, *, seed: int) -> np.ndarray:
 def place(
   number: int, random: np.random.RandomState
 ) -> list[tuple[float, float, float]]:
-  """Draws circles (x, y, radius) inside the image, a pixel apart or more."""
+  """Draws circles (x, y, radius) inside the image, GAP apart or more."""
   circles: list[tuple[float, float, float]] = []
   while len(circles) < number:
     for _ in range(100):
       radius = random.uniform(*RADIUS)
       x, y = random.uniform(radius, SIZE - radius, size=2)
       if all(
-        math.hypot(x - other[0], y - other[1]) > radius + other[2] + 1
+        math.hypot(x - other[0], y - other[1]) > radius + other[2] + GAP
         for other in circles
       ):
         circles.append((x, y, radius))
