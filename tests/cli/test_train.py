@@ -1,0 +1,93 @@
+"""`tokpress train`: overrides, errors as one paragraph, work directories."""
+
+import json
+import pathlib
+
+import pytest
+
+from tokpress_jax import __main__ as entry
+from tokpress_jax.cli import train
+
+CONFIG = str(pathlib.Path(__file__).with_name('cli_tiny_config.py'))
+
+
+def run(*argv):
+  try:
+    return entry.main(['train', *map(str, argv)])
+  except SystemExit as leave:
+    return leave.code
+
+
+def test_overrides():
+  flags, config = train.parse(
+    [CONFIG, '--workdir', 'w', '--train.steps', '500', '--mesh.fsdp', '4']
+    + ['--task.width', '7', '--train.ema-decay', '0.9', '--dry-run']
+  )
+  assert flags.workdir == 'w' and flags.dry_run
+  assert config.train.steps == 500 and config.mesh.fsdp == 4
+  assert config.task.width == 7 and config.train.ema_decay == 0.9
+  assert config.train.batch_size == 16  # From the file.
+
+
+def test_help_lists_every_field(capsys):
+  assert run(CONFIG, '--help') == 0
+  text = capsys.readouterr().out
+  for field in ('--task.width', '--mesh.fsdp', '--data.name', '--optim.b2'):
+    assert field in text
+  assert 'Of the bottleneck.' in text
+  assert run('--help') == 0
+  assert '--train.steps' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'argv, message',
+  [
+    ([CONFIG, '--train.step', '3'], '--train.steps'),
+    ([CONFIG, '--train.steps', 'x'], '--train.steps'),
+    ([CONFIG, '--train.steps', '0'], 'at least 1'),
+    ([CONFIG], 'needs a work directory'),
+    ([], 'Give a config file'),
+    (['configs/none.py', '--workdir', 'x'], 'no config file'),
+    (['--workdir', 'no-such-run'], 'does not exist'),
+  ],
+)
+def test_errors_are_short(argv, message, capsys):
+  assert run(*argv) == 2
+  text = capsys.readouterr().err
+  assert message in text
+  assert 'Traceback' not in text and len(text.splitlines()) < 25
+
+
+def test_unknown_command(capsys):
+  assert entry.main(['trian']) == 2
+  assert "Did you mean 'train'" in capsys.readouterr().err
+  assert entry.main([]) == 2
+  assert entry.main(['--help']) == 0
+
+
+def test_errors_of_others_keep_their_trace(monkeypatch):
+  def broken(argv):
+    return {}['x']
+
+  monkeypatch.setattr(train, 'main', broken)
+  with pytest.raises(KeyError):
+    run()
+
+
+def test_train_resume_and_refuse(tmp_path, capsys):
+  workdir = tmp_path / 'run'
+  assert run(CONFIG, '--workdir', workdir) == 0
+  assert json.loads((workdir / 'config.json').read_text())['name'] == 'tiny'
+  assert run(CONFIG, '--workdir', workdir, '--train.seed', 3) == 2
+  assert 'train.seed: 0 -> 3' in capsys.readouterr().err
+  # Without the file, the run goes on by its own config.
+  assert run('--workdir', workdir, '--train.steps', 5) == 0
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  assert max(json.loads(line)['step'] for line in lines) == 5
+
+
+def test_a_config_that_does_not_fit_can_be_corrected(tmp_path, capsys):
+  workdir = tmp_path / 'run'
+  assert run(CONFIG, '--workdir', workdir, '--train.batch-size', 12) == 2
+  assert '12' in capsys.readouterr().err
+  assert run(CONFIG, '--workdir', workdir, '--train.batch-size', 8) == 0

@@ -1,0 +1,1 @@
+"""The commands: `tokpress <name>` is `tokpress_jax.cli.<name>.main(argv)`."""

@@ -1,0 +1,102 @@
+"""Variables in safetensors files: nested dicts, 'params/encoder/kernel' keys.
+
+Files are read and written as NumPy arrays; bfloat16 is kept.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from tokpress_jax.errors import UserError
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the leaves of nested dicts by path, 'params/encoder/kernel'."""
+  flat: dict[str, Any] = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= {f'{name}/{key}': leaf for key, leaf in flatten(value).items()}
+    else:
+      flat[name] = value
+  return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Inverse of `flatten`; empty dicts are not kept."""
+  tree: dict[str, Any] = {}
+  for key, leaf in flat.items():
+    *parents, name = key.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
+
+
+def save(
+  path: str | os.PathLike[str],
+  tree: Mapping[str, Any],
+  metadata: Mapping[str, str] | None = None,
+) -> None:
+  """Writes nested dicts of arrays.
+
+  Args:
+    path: The file.
+    tree: Arrays on the host or on devices; sharded ones are gathered.
+    metadata: Strings for the file's header.
+  """
+  from safetensors.numpy import save_file
+
+  flat = {
+    name: np.asarray(leaf, order='C')
+    for name, leaf in flatten(jax.device_get(tree)).items()
+  }
+  save_file(flat, os.fspath(path), metadata=dict(metadata or {}))
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Reads nested dicts of NumPy arrays.
+
+  Raises:
+    UserError: The file is missing, or no whole safetensors file.
+  """
+  return unflatten(load_flat(path))
+
+
+def load_flat(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """Reads the arrays by their names in the file; see `load`."""
+  import safetensors
+
+  if not os.path.isfile(path):
+    raise UserError(f'There is no file {os.fspath(path)!r}.')
+  try:
+    with safetensors.safe_open(os.fspath(path), framework='np') as file:
+      return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+  except safetensors.SafetensorError as error:
+    raise UserError(
+      f'{os.fspath(path)} is not a whole safetensors file: {error}. Download '
+      'or export it again; .pth and .ckpt files must be converted first.'
+    ) from error
+
+
+def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+  """Reads the strings of the file's header."""
+  import safetensors
+
+  with safetensors.safe_open(os.fspath(path), framework='np') as file:
+    return dict(file.metadata() or {})
+
+
+def fingerprint(tree: Mapping[str, Any]) -> str:
+  """Returns 16 hex digits that tell models apart: names, shapes and values."""
+  digest = hashlib.sha256()
+  for name, leaf in sorted(flatten(jax.device_get(tree)).items()):
+    array = np.asarray(leaf, order='C')
+    digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()[:16]

@@ -1,0 +1,142 @@
+"""Every model, pruner and task by name: what there is, and where it lives.
+
+A name is what a `config.json` may hold as "type"; nothing else is ever
+imported by name. Adding a method is adding one row.
+"""
+
+import dataclasses
+import importlib
+from typing import Literal, get_args
+
+from tokpress_jax.errors import UserError, did_you_mean
+
+Family = Literal['tokenizer', 'generator', 'model', 'pruner', 'task']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+  """One row of the registry.
+
+  Attributes:
+    name: The name in JSON and on the command line.
+    family: What it is.
+    target: 'module:class' of its config dataclass.
+    paper: Where it is from.
+    evidence: How we know that it is right, see the README.
+    licence: Of the official code and weights that it was compared with.
+  """
+
+  name: str
+  family: Family
+  target: str
+  paper: str = ''
+  evidence: str = ''
+  licence: str = ''
+
+
+def _row(name: str, family: Family, target: str, **facts: str) -> Entry:
+  target = f'tokpress_jax.{target}'
+  return Entry(name=name, family=family, target=target, **facts)
+
+
+_ENTRIES = {
+  entry.name: entry
+  for entry in (
+    _row(
+      'one_d',
+      'tokenizer',
+      'tokenizers.one_d:OneDConfig',
+      paper='TiTok, arXiv:2406.07550; One-D-Piece, arXiv:2501.10064',
+      evidence='behaviour',
+    ),
+    _row(
+      'multi_scale',
+      'tokenizer',
+      'tokenizers.multi_scale:MultiScaleConfig',
+      paper='VAR, arXiv:2404.02905',
+      evidence='behaviour',
+    ),
+    _row(
+      'scale_wise',
+      'generator',
+      'generators.scale_wise:ScaleWiseConfig',
+      paper='VAR, arXiv:2404.02905',
+      evidence='behaviour',
+    ),
+    _row(
+      'next_token',
+      'generator',
+      'generators.next_token:NextTokenConfig',
+      paper='LlamaGen, arXiv:2406.06525',
+      evidence='behaviour',
+    ),
+    _row('vit', 'model', 'models.vit:ViTConfig', paper='ViT, arXiv:2010.11929'),
+    _row('tome', 'pruner', 'pruners.tome:ToMe', paper='ToMe, arXiv:2210.09461'),
+    _row(
+      'top_attention',
+      'pruner',
+      'pruners.topk:TopAttention',
+      paper='EViT, arXiv:2202.07800',
+    ),
+    _row('top_norm', 'pruner', 'pruners.topk:TopNorm'),
+    _row('random', 'pruner', 'pruners.topk:Random', evidence='baseline'),
+    _row('stride', 'pruner', 'pruners.topk:Stride', evidence='baseline'),
+  )
+}
+
+
+def entries(family: Family | None = None) -> tuple[Entry, ...]:
+  """Returns the rows of one family, or all, in their order."""
+  if family is not None and family not in get_args(Family):
+    raise UserError(
+      f'There is no family {family!r}. {did_you_mean(family, get_args(Family))}'
+    )
+  return tuple(
+    e for e in _ENTRIES.values() if family is None or e.family == family
+  )
+
+
+def get(name: str) -> Entry:
+  """Returns a row by name.
+
+  Raises:
+    UserError: There is none; the nearest names are given.
+  """
+  if name not in _ENTRIES:
+    raise UserError(
+      f'There is no model, pruner or task {name!r}. '
+      f'{did_you_mean(name, _ENTRIES)}'
+    )
+  return _ENTRIES[name]
+
+
+def resolve(name: str) -> type:
+  """Imports the config class of a row."""
+  module, _, attribute = get(name).target.partition(':')
+  return getattr(importlib.import_module(module), attribute)
+
+
+def name_of(cls: type) -> str | None:
+  """Returns the name of a config class, or None if it has no row."""
+  target = f'{cls.__module__}:{cls.__qualname__}'
+  for entry in _ENTRIES.values():
+    if entry.target == target:
+      return entry.name
+  return None
+
+
+def register(name: str, cls: type, *, family: Family, **facts: str) -> None:
+  """Adds a class of your own for this process, from a config file.
+
+  Args:
+    name: A new name.
+    cls: A frozen dataclass in an imported module.
+    family: What it is.
+    **facts: `paper`, `evidence`, `licence`.
+  """
+  target = f'{cls.__module__}:{cls.__qualname__}'
+  if name in _ENTRIES and _ENTRIES[name].target != target:
+    raise UserError(
+      f'The name {name!r} is taken by {_ENTRIES[name].target}; choose another.'
+    )
+  _ENTRIES[name] = Entry(name=name, family=family, target=target, **facts)
