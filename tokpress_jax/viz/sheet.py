@@ -161,7 +161,7 @@ def _cell(image: Any, side: int) -> Image.Image:
   rgb = np.broadcast_to(array, (*array.shape[:2], 3))
   picture = Image.fromarray(np.ascontiguousarray(rgb))
   scale = side / max(picture.size)
-  size = tuple(max(1, round(s * scale)) for s in picture.size)
+  width, height = (max(1, round(s * scale)) for s in picture.size)
   # Shrinking needs averaging; enlarging must not blur.
   method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
-  return picture.resize(size, method)
+  return picture.resize((width, height), method)
