@@ -47,7 +47,8 @@ def run(
   if isinstance(config, str | os.PathLike):
     config = config_lib.load(config)
   job = prepare(config)
-  return [_row(job, i, repeats, size) for i in range(len(job.programs))]
+  with jax.set_mesh(job.mesh):
+    return [_row(job, i, repeats, size) for i in range(len(job.programs))]
 
 
 def _row(job: Job, index: int, repeats: int, size: int | None) -> harness.Row:
