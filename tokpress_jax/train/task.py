@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 if TYPE_CHECKING:
   from tokpress_jax.data import DatasetInfo
+  from tokpress_jax.types import Loaded
 
 Variables = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
@@ -162,4 +163,19 @@ class Task:
     raise NotImplementedError(
       f'{type(self).__name__} has a program that returns updates, so it must '
       'define commit(variables, updates, rng, step).'
+    )
+
+  def export(self, variables: Variables) -> Loaded:
+    """Returns the trained model, for `tokpress_jax.io.export` and `load`.
+
+    Args:
+      variables: The run's variables on the host, averaged where the run keeps
+        averages, with `frozen`.
+
+    Returns:
+      The module and its own variables; a generator with its tokenizer.
+    """
+    raise NotImplementedError(
+      f'{type(self).__name__} does not define export(variables), so its runs '
+      'cannot be exported or loaded.'
     )
