@@ -130,6 +130,17 @@ def test_workers_change_nothing(config, expected):
     flags.FLAGS.unparse_flags()
 
 
+def test_one_record_is_enough(tmp_path):
+  (tmp_path / 'only.png').write_bytes(
+    images.encode_png(np.full((1, 1, 1), 7, np.uint8))
+  )
+  config = data.DataConfig(
+    name='folder', data_dir=str(tmp_path), split='all', image_size=2
+  )
+  batch = data.Stream(config, batch_size=3, seed=0).batch_at(1)
+  assert (batch['image'] == 7).all() and (batch['index'] == 0).all()
+
+
 def test_another_seed_is_another_order(config, expected):
   other = data.Stream(config, batch_size=8, seed=4).batch_at(0)
   assert (other['index'] != expected[0]['index']).any()

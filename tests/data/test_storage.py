@@ -177,13 +177,34 @@ def test_tfrecord_files_ask_for_the_command(tmp_path):
   assert command in str(error.value) and 'tfrecord' in str(error.value)
 
 
+def test_half_converted_files_are_not_taken(tmp_path):
+  directory = write_dataset(tmp_path)
+  assert storage.stored_format(directory) == 'array_record'
+  next(directory.glob('animals-train*')).unlink()
+  info = directory / 'dataset_info.json'
+  content = json.loads(info.read_text())
+  info.write_text(json.dumps({**content, 'fileFormat': 'tfrecord'}))
+  with pytest.raises(data.DataError, match='`tokpress data prepare animals'):
+    data.open_dataset(config(tmp_path))
+
+
+def test_an_older_version_of_an_embedded_set_is_not_taken(
+  tmp_path, monkeypatch
+):
+  old = data.prepare('digits', str(tmp_path))
+  made = builders.builder_class('digits')
+  monkeypatch.setattr(made, 'VERSION', type(made.VERSION)('1.1.0'))
+  new = data.prepare('digits', str(tmp_path))
+  assert (old.name, new.name) == ('1.0.0', '1.1.0') and old.exists()
+
+
 def test_a_known_name_that_is_not_prepared(tmp_path):
   with pytest.raises(data.DataError, match='`tokpress data prepare cifar10'):
     data.open_dataset(config(tmp_path, 'cifar10'))
 
 
 @pytest.mark.parametrize(
-  'typo, meant', [('digist', 'digits'), ('cifar1O', 'cifar10')]
+  'typo, meant', [('digist', 'digits'), ('CIFAR1O', 'cifar10')]
 )
 def test_a_typo_gets_a_suggestion(tmp_path, typo, meant):
   with pytest.raises(data.DataError, match=f"Did you mean .*'{meant}'"):
@@ -239,18 +260,26 @@ def test_racing_processes_prepare_once(tmp_path):
       stdout=subprocess.PIPE,
       text=True,
     )
-    for _ in range(3)
+    for _ in range(2)
   ]
-  assert [racer.communicate()[0] for racer in racers] == ['1500\n'] * 3
+  assert [racer.communicate()[0] for racer in racers] == ['1500\n'] * 2
   assert os.listdir(tmp_path) == ['digits']
   assert os.listdir(tmp_path / 'digits') == ['1.0.0']
 
 
 def test_a_lost_race_takes_the_winners_files(tmp_path, monkeypatch):
   winner = data.prepare('digits', str(tmp_path))
-  monkeypatch.setattr(storage, 'find', lambda *_: None)
   before = (winner / 'dataset_info.json').stat().st_ino
+  # This one looks before the winner is there.
+  looks = iter([False])
+  exists = pathlib.Path.exists
+  monkeypatch.setattr(
+    pathlib.Path,
+    'exists',
+    lambda path: next(looks, True) and exists(path),
+  )
   assert data.prepare('digits', str(tmp_path)) == winner
+  assert next(looks, None) is None
   assert (winner / 'dataset_info.json').stat().st_ino == before
   assert os.listdir(tmp_path) == ['digits']
 

@@ -143,8 +143,10 @@ def test_foreign_files_are_named(tmp_path):
     images.load_image(path)
   with pytest.raises(images.ImageError, match='record 7 of x'):
     images.load_image(b'no', name='record 7 of x')
-  with pytest.raises(FileNotFoundError, match='absent'):
+  with pytest.raises(images.ImageError, match=r'absent\.png cannot be opened'):
     images.load_image(tmp_path / 'absent.png')
+  with pytest.raises(images.ImageError, match='cannot be opened'):
+    images.load_image(tmp_path)
 
 
 @pytest.mark.parametrize('policy', images.POLICIES)

@@ -49,8 +49,13 @@ def describe(config: DataConfig) -> str:
     f'  images   {shown}, {info.channels} channel(s), fit {config.fit}',
   ]
   for name, count in info.splits:
-    role = {config.split: '  trained on', config.eval_split: '  evaluated on'}
-    lines.append(f'  {name:8} {count:,} records{role.get(name, "")}')
+    uses = (('trained on', config.split), ('evaluated on', config.eval_split))
+    roles = [
+      f', {role}' + (f' ({split})' if split != name else '')
+      for role, split in uses
+      if split.partition('[')[0] == name
+    ]
+    lines.append(f'  {name:8} {count:,} records{"".join(roles)}')
   if info.num_classes:
     names = ', '.join(info.class_names[:20])
     more = ', ...' if info.num_classes > 20 else ''

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from PIL import Image
@@ -46,7 +47,7 @@ class FolderDataset(Dataset):
     if (root / 'train').is_dir():
       names = [path.name for path in _visible(root) if path.is_dir()]
       splits = {name: _list_classes(root / name, skip) for name in names}
-      every = [classes for classes in splits.values()]
+      every = list(splits.values())
     else:
       every = [_list_classes(root, skip)]
       splits = _hold_out(every[0])
@@ -54,17 +55,17 @@ class FolderDataset(Dataset):
       raise DataError(
         f'{root} has no split {split!r}. {errors.did_you_mean(split, splits)}'
       )
-    self._root = root
     # The classes of all splits together, so that a label means one thing.
     names = sorted({name for classes in every for name in classes})
+    labelled = names != ['']
+    label = {
+      name: index if labelled else -1 for index, name in enumerate(names)
+    }
     self._files = [
-      (path, names.index(name))
+      (path, label[name])
       for name, paths in splits[split].items()
       for path in paths
     ]
-    labelled = names != ['']
-    if not labelled:
-      self._files = [(path, -1) for path, _ in self._files]
     self.info = DatasetInfo(
       name='folder',
       split=split,
@@ -84,11 +85,15 @@ class FolderDataset(Dataset):
   def read(self, index: int) -> tuple[Any, int]:
     """See the base class."""
     path, label = self._files[index]
-    return str(path), label
+    return path, label
 
   def where(self, index: int) -> str:
     """See the base class."""
     return f'{self._files[index][0]} (record {index})'
+
+
+# Paths are plain strings below: there may be millions.
+_Classes = dict[str, list[str]]
 
 
 def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -96,26 +101,24 @@ def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
   return sorted(paths, key=lambda path: path.name)
 
 
-def _list_classes(
-  folder: pathlib.Path, skip: bool
-) -> dict[str, list[pathlib.Path]]:
+def _files_below(folder: pathlib.Path) -> Iterator[str]:
+  """Yields every file that is not hidden, in a fixed order."""
+  for at, folders, files in os.walk(folder, followlinks=True):
+    folders[:] = sorted(name for name in folders if name[0] != '.')
+    for name in sorted(files):
+      if name[0] != '.':
+        yield os.path.join(at, name)
+
+
+def _list_classes(folder: pathlib.Path, skip: bool) -> _Classes:
   """Lists the image files of each class; '' is the folder itself."""
   extensions = Image.registered_extensions()
-  classes: dict[str, list[pathlib.Path]] = {}
+  classes: _Classes = {}
   foreign = []
   for path in _visible(folder):
-    inside = (
-      [
-        pathlib.Path(at) / file
-        for at, _, files in _walk(path)
-        for file in files
-      ]
-      if path.is_dir()
-      else [path]
-    )
     name = path.name if path.is_dir() else ''
-    for file in inside:
-      if file.suffix.lower() in extensions:
+    for file in _files_below(path) if name else (str(path),):
+      if os.path.splitext(file)[1].lower() in extensions:
         classes.setdefault(name, []).append(file)
       else:
         foreign.append(file)
@@ -141,28 +144,22 @@ def _list_classes(
   return classes
 
 
-def _walk(folder: pathlib.Path) -> Any:
-  """`os.walk` in a fixed order, without hidden entries."""
-  for at, folders, files in os.walk(folder, followlinks=True):
-    folders[:] = sorted(name for name in folders if name[0] != '.')
-    yield at, folders, sorted(name for name in files if name[0] != '.')
-
-
-def _hold_out(
-  classes: dict[str, list[pathlib.Path]],
-) -> dict[str, dict[str, list[pathlib.Path]]]:
+def _hold_out(classes: _Classes) -> dict[str, _Classes]:
   """Holds out a tenth of every class, by a hash of the file's name.
 
   An image keeps its split when others are added, but for those at the edge. A
   class of one image is trained on only.
   """
-  train, test = {}, {}
+  train: _Classes = {}
+  test: _Classes = {}
   for name, paths in classes.items():
-    ranked = sorted(
-      paths, key=lambda path: hashlib.sha256(path.name.encode()).digest()
-    )
+    ranked = sorted(paths, key=_hash_of_name)
     count = max(1, round(len(paths) / HELD_OUT)) if len(paths) > 1 else 0
     held = set(ranked[:count])
     test[name] = [path for path in paths if path in held]
     train[name] = [path for path in paths if path not in held]
   return {'train': train, 'test': test, 'all': classes}
+
+
+def _hash_of_name(path: str) -> bytes:
+  return hashlib.sha256(os.path.basename(path).encode()).digest()

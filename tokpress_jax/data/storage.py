@@ -86,16 +86,16 @@ def prepare(name: str, data_dir: str | None = None) -> pathlib.Path:
   Raises:
     DataError: If the name is unknown, or TensorFlow is needed and missing.
   """
-  found = find(name, data_dir)
-  if found is not None and stored_format(found) == 'array_record':
-    return found
+  if name in builders.EMBEDDED:
+    return _prepare_embedded(name, data_dir)
   if name == 'folder':
     raise DataError(
       'A folder of images needs no preparation: train with '
       '--data.name folder --data.data-dir FOLDER.'
     )
-  if name in builders.EMBEDDED:
-    return _prepare_embedded(name, data_dir)
+  found = find(name, data_dir)
+  if found is not None and stored_format(found) == 'array_record':
+    return found
   return _prepare_tfds(name, data_dir, found)
 
 
@@ -113,11 +113,11 @@ def locate(name: str, data_dir: str | None = None) -> pathlib.Path:
     DataError: If the name is unknown, or the data must be prepared first; the
       message gives the command.
   """
+  if name in builders.EMBEDDED:
+    return _prepare_embedded(name, data_dir)
   found = find(name, data_dir)
   if found is not None and stored_format(found) == 'array_record':
     return found
-  if name in builders.EMBEDDED:
-    return _prepare_embedded(name, data_dir)
   chosen = '' if data_dir is None else f' --data-dir {data_dir}'
   command = f'`tokpress data prepare {name}{chosen}`'
   if found is not None:
@@ -145,28 +145,37 @@ def check_name(name: str) -> None:
   base = name.partition(':')[0].partition('/')[0]
   if base not in known:
     raise DataError(
-      f'Unknown data set {name!r}. {errors.did_you_mean(base, known)} '
+      f'Unknown data set {name!r}. {errors.did_you_mean(base.lower(), known)} '
       '`tokpress data list` shows the embedded ones; any TFDS name works.'
     )
 
 
 def stored_format(directory: pathlib.Path) -> str:
-  """The random-access format a prepared directory has, else its own format."""
-  if any(directory.glob('*.array_record*')):
-    return 'array_record'
+  """The file format of a prepared data set.
+
+  Args:
+    directory: What `find` returned.
+
+  Returns:
+    `array_record` if every shard exists in that format, be it beside another
+    one, else the format that the data set was written in.
+  """
   info = json.loads((directory / 'dataset_info.json').read_text())
+  splits = info.get('splits', ())
+  shards = sum(len(split.get('shardLengths', ())) for split in splits)
+  found = sum(1 for _ in directory.glob('*.array_record-*-of-*'))
+  if found >= max(shards, 1):
+    return 'array_record'
   return info.get('fileFormat') or 'tfrecord'
 
 
 def _prepare_embedded(name: str, data_dir: str | None) -> pathlib.Path:
   """Builds in a private directory, then renames: safe when processes race."""
-  for package in ('sklearn', 'skimage') if name == 'photos' else ('sklearn',):
-    if name != 'scenes' and importlib.util.find_spec(package) is None:
-      raise DataError(
-        f'The embedded data set {name} needs scikit-learn and scikit-image: '
-        "pip install 'tokpress-jax[demo]'."
-      )
   root = data_root(data_dir)
+  made_by = builders.builder_class(name)
+  target = root / name / str(made_by.VERSION)
+  if (target / 'dataset_info.json').exists():
+    return target
   try:
     root.mkdir(parents=True, exist_ok=True)
     private = pathlib.Path(tempfile.mkdtemp(prefix='.prepare-', dir=root))
@@ -177,20 +186,16 @@ def _prepare_embedded(name: str, data_dir: str | None) -> pathlib.Path:
     ) from error
   log.info('Preparing %s in %s', name, root)
   try:
-    builder = builders.builder_class(name)(
-      data_dir=str(private), file_format='array_record'
-    )
+    builder = made_by(data_dir=str(private), file_format='array_record')
     # TFDS's bars and messages speak of the private directory.
     with (
       contextlib.redirect_stdout(io.StringIO()),
       contextlib.redirect_stderr(io.StringIO()),
     ):
       builder.download_and_prepare()
-    made = pathlib.Path(builder.data_path)
-    target = root / made.relative_to(private)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(exist_ok=True)
     try:
-      made.rename(target)
+      pathlib.Path(builder.data_path).rename(target)
     except OSError:
       if not (target / 'dataset_info.json').exists():
         raise

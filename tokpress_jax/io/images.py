@@ -142,8 +142,8 @@ def load_image(
     uint8 pixels, C being 1 or 3.
 
   Raises:
-    FileNotFoundError: If a path does not exist.
-    ImageError: If it is no image, or damaged; the message names it.
+    ImageError: If it does not exist, is no image, or is damaged; the message
+      names it.
   """
   if name is None:
     is_path = isinstance(source, str | os.PathLike)
@@ -157,14 +157,14 @@ def load_image(
       return _from_pil(source, channels, name)
     with Image.open(source) as image:
       return _from_pil(image, channels, name)
-  except FileNotFoundError:
-    raise
   except Image.UnidentifiedImageError:
     raise ImageError(
-      f'{name} is not an image that PIL can read ({_first_bytes(source)}). '
-      'Remove it, or convert it to PNG or JPEG.'
+      f'{name} is not an image, or is damaged from its start on '
+      f'({_first_bytes(source)}). Remove it, or save it as PNG or JPEG.'
     ) from None
   except _DECODE_ERRORS as error:
+    if isinstance(error, OSError) and error.errno is not None:
+      raise ImageError(f'{name} cannot be opened: {error.strerror}.') from error
     raise ImageError(
       f'{name} cannot be decoded: {error or type(error).__name__}. The file '
       'is probably truncated or damaged; fetch it again or remove it.'

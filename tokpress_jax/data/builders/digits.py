@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from tokpress_jax.data.config import DataError
 from tokpress_jax.io import images
 
 TEST_RECORDS = 297
@@ -47,8 +48,12 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     del dl_manager
-    from sklearn import datasets
-
+    try:
+      from sklearn import datasets
+    except ImportError as error:
+      raise DataError(
+        "The digits come from scikit-learn: pip install 'tokpress-jax[demo]'."
+      ) from error
     digits = datasets.load_digits()
     pixels = np.rint(digits.images * 255 / 16).astype(np.uint8)
     test = stratified(digits.target, TEST_RECORDS, seed=SPLIT_SEED)

@@ -5,6 +5,7 @@ is downloaded. The split is by photograph: no crop of a held-out photograph is
 ever trained on. The two motorcycles are a stereo pair and stay together.
 """
 
+import importlib.util
 import io
 import pathlib
 import zlib
@@ -120,8 +121,6 @@ def random_crop(
 
 def _shipped(file: str) -> pathlib.Path:
   """Finds a file of an installed package without importing the package."""
-  import importlib.util
-
   package, _, rest = file.partition('/')
   spec = importlib.util.find_spec(package)
   path = pathlib.Path(spec.origin).parent / rest if spec else pathlib.Path(file)
