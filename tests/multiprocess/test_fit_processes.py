@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOYS = ROOT / 'tests' / 'train'
 
 _COMMON = """
-import json, sys, time
+import json, os, signal, sys, time
 import jax
 
 def run(workdir, steps, mesh):
@@ -40,6 +40,8 @@ _WORKER = (
   _COMMON
   + """
 port, me, workdir, steps, mesh = sys.argv[1:]
+# As the command line does; JAX's preemption service must replace it.
+signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
 jax.config.update('jax_cpu_collectives_implementation', 'gloo')
 jax.distributed.initialize(f'127.0.0.1:{port}', 2, int(me))
 print(json.dumps(run(workdir, steps, mesh)))

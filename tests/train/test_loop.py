@@ -1,21 +1,22 @@
 import dataclasses
 import json
 import math
+from typing import ClassVar
 
 import jax
 import numpy as np
 import pytest
 import toys
 
+from tokpress_jax import registry
 from tokpress_jax.errors import UserError
 from tokpress_jax.train import dry_run, evaluate, loop, tree
 from tokpress_jax.train.checkpoint import Checkpoints
 from tokpress_jax.train.job import prepare
 
 
-def fit(config, workdir, **options):
-  devices = jax.devices()[:1]
-  return loop.fit(config, workdir, devices=devices, data=toys.DATA, **options)
+def fit(config, workdir, data=toys.DATA):
+  return loop.fit(config, workdir, devices=jax.devices()[:1], data=data)
 
 
 def rows(workdir):
@@ -64,6 +65,7 @@ def test_a_run_learns_and_writes_every_step(whole):
   assert results['loss'] == found[-2]['loss']
   assert results['eval/error'] == found[-1]['eval/error']
   assert saved(workdir)[0] == [4, 8, 9]
+  assert json.loads((workdir / 'config.json').read_text())['name'] == 'toy'
   line = json.loads((workdir / 'metrics.jsonl').read_text().splitlines()[-1])
   assert {f'seconds/{k}' for k in ('compile', 'data', 'step', 'eval')} < set(
     line
@@ -139,9 +141,8 @@ def test_any_checkpoint_can_be_evaluated(whole):
 def test_nan_stops_with_its_name_and_leaves_the_last_good_state(
   whole, tmp_path
 ):
-  config = dataclasses.replace(BASE, data=toys.ToyData(poison=7))
   with pytest.raises(loop.NonFiniteError, match=r'step 8: .*loss is nan') as e:
-    fit(config, tmp_path)
+    fit(BASE, tmp_path, toys.data(poison=7))
   assert 'last good checkpoint is step 4' in str(e.value)
   steps, state = saved(tmp_path)
   assert steps == [4]
@@ -171,23 +172,27 @@ def test_two_programs_take_turns(tmp_path):
   assert not any('spectator' in k for k in state if k.startswith('ema'))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counting(toys.Game):
+  traced: ClassVar[list[str]] = []
+
+  def programs(self):
+    def spy(program):
+      def loss(*args):
+        self.traced.append(program.name)
+        return program.loss(*args)
+
+      return dataclasses.replace(program, loss=loss)
+
+    return tuple(spy(p) for p in super().programs())
+
+
+registry.register('toy_counting', Counting, family='task')
+
+
 def test_each_program_is_traced_once(tmp_path):
-  traced = []
-
-  @dataclasses.dataclass(frozen=True, kw_only=True)
-  class Counting(toys.Game):
-    def programs(self):
-      def spy(program):
-        def loss(*args):
-          traced.append(program.name)
-          return program.loss(*args)
-
-        return dataclasses.replace(program, loss=loss)
-
-      return tuple(spy(p) for p in super().programs())
-
   fit(toys.config(Counting(), steps=8, eval_every=2), tmp_path)
-  assert sorted(traced) == ['judge', 'play']
+  assert sorted(Counting.traced) == ['judge', 'play']
 
 
 def test_programs_must_make_sense(tmp_path):
@@ -243,6 +248,12 @@ def test_dry_run_adds_up(capsys):
   out = capsys.readouterr().out
   assert 'mesh data 4 x fsdp 1 x model 2' in out
   assert 'params/encoder/kernel  16x8' in out
+
+
+def test_a_directory_of_another_run_is_refused(whole):
+  other = dataclasses.replace(BASE, task=toys.Regression(width=9))
+  with pytest.raises(UserError, match=r'task\.width: 8 -> 9'):
+    fit(other, whole[0])
 
 
 def test_wrong_sizes_are_one_paragraph(tmp_path):

@@ -16,10 +16,11 @@ from tokpress_jax.train import preempt
 
 STEPS = 40
 SCRIPT = """
-  import os, signal, sys, time
+  import dataclasses, os, signal, sys, time
   import jax
   jax.config.update('jax_num_cpu_devices', 1)
   import toys
+  from tokpress_jax import registry
   from tokpress_jax.train import loop
 
   class Stream(toys.Stream):
@@ -28,12 +29,14 @@ SCRIPT = """
         time.sleep(0.03)
         yield batch
 
+  @dataclasses.dataclass(frozen=True, kw_only=True)
   class Early(toys.Regression):
     def bind(self, info):
       os.kill(os.getpid(), signal.SIGTERM)
       time.sleep(1)
       return super().bind(info)
 
+  registry.register('early', Early, family='task')
   toys.DATA.Stream = Stream
   workdir, early = sys.argv[1:]
   config = toys.config(

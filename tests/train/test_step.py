@@ -12,13 +12,13 @@ from tokpress_jax.train.job import prepare
 from tokpress_jax.train.step import compile_program
 
 
-def job_of(config, devices=1):
-  return prepare(config, devices=jax.devices()[:devices], data=toys.DATA)
+def job_of(config, devices=1, data=toys.DATA):
+  return prepare(config, devices=jax.devices()[:devices], data=data)
 
 
-def run(config, *, devices=1, steps=3):
+def run(config, *, devices=1, steps=3, data=toys.DATA):
   """Runs a one-program task; returns the last state and all metrics."""
-  job = job_of(config, devices)
+  job = job_of(config, devices, data)
   with jax.set_mesh(job.mesh):
     state, batches, found = job.init(), job.stream.batches(0), []
     compiled = None
@@ -103,7 +103,7 @@ def test_an_oracle_in_numpy():
   state, metrics = run(config, steps=2)
   ema = jax.tree.map(np.copy, p)
   mean = np.zeros(4)
-  batches = toys.Stream(toys.ToyData(), batch_size=8, seed=0).batches()
+  batches = toys.Stream(None, batch_size=8, seed=0).batches()
   for t in range(2):
     image = next(batches)['image']
     x, target = image.reshape(8, -1), image[:, 0, :, 0] + 0.5
@@ -127,8 +127,7 @@ def test_an_oracle_in_numpy():
 
 def test_nan_leaves_the_state_unchanged():
   good, _ = run(BASE, steps=2)
-  poisoned = dataclasses.replace(BASE, data=toys.ToyData(poison=2))
-  state, metrics = run(poisoned, steps=3)
+  state, metrics = run(BASE, steps=3, data=toys.data(poison=2))
   assert np.isnan(metrics[2]['loss'])
   close(state, good, rtol=0, atol=0)
 

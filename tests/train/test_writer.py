@@ -6,7 +6,8 @@ import pytest
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.train.progress import Ledger, Progress
-from tokpress_jax.train.writer import FILE, JsonLines, Writers
+from tokpress_jax.train.writer import JsonLines, Writers
+from tokpress_jax.workdir import METRICS as FILE
 
 
 def lines(path):

@@ -1,6 +1,7 @@
 """Tiny tasks and data: a regression and a two-program game."""
 
 import dataclasses
+import functools
 import math
 import types
 from typing import Any
@@ -9,28 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokpress_jax import registry
+from tokpress_jax.config import Config
 from tokpress_jax.train.config import MeshConfig, OptimConfig, TrainConfig
 from tokpress_jax.train.task import Program, Task
 
 SIZE = 4
 RECORDS = 22
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ToyData:
-  split: str = 'train'
-  eval_split: str = 'test'
-  poison: int = -1  # the step whose images are all NaN
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ToyConfig:
-  name: str = 'toy'
-  task: Any = None
-  data: ToyData = dataclasses.field(default_factory=ToyData)
-  train: TrainConfig
-  optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
 
 def record(index: int) -> dict[str, np.ndarray]:
@@ -50,10 +36,17 @@ def stack(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 class Stream:
   def __init__(
-    self, config, *, batch_size, seed, process_index=0, process_count=1
+    self,
+    config,
+    *,
+    batch_size,
+    seed,
+    process_index=0,
+    process_count=1,
+    poison=-1,
   ):
     self.info = types.SimpleNamespace(image_size=SIZE, channels=1)
-    self._config, self._seed = config, seed
+    self._poison, self._seed = poison, seed
     self._batch, self._local = batch_size, batch_size // process_count
     self._first = process_index * self._local
 
@@ -64,7 +57,7 @@ class Stream:
       rows = rng.integers(RECORDS, size=self._batch)
       rows = rows[self._first : self._first + self._local]
       batch = stack([record(i) for i in rows])
-      if step == self._config.poison:
+      if step == self._poison:
         batch['image'] = np.full_like(batch['image'], np.nan)
       yield batch
       step += 1
@@ -83,7 +76,12 @@ def eval_batches(
     yield stack(rows)
 
 
-DATA = types.SimpleNamespace(Stream=Stream, eval_batches=eval_batches)
+def data(**options):
+  stream = functools.partial(Stream, **options)
+  return types.SimpleNamespace(Stream=stream, eval_batches=eval_batches)
+
+
+DATA = data()
 
 
 def forward(params: Any, x: jax.Array) -> jax.Array:
@@ -202,11 +200,15 @@ class Game(Task):
     return {'ones': (batch['valid'].sum(), batch['valid'].sum())}
 
 
-def config(task=None, *, data=None, optim=None, mesh=None, **train):
+registry.register('toy_regression', Regression, family='task')
+registry.register('toy_game', Game, family='task')
+
+
+def config(task=None, *, optim=None, mesh=None, **train):
   train = {'steps': 12, 'batch_size': 8, 'log_every': 1, **train}
-  return ToyConfig(
+  return Config(
+    name='toy',
     task=Regression() if task is None else task,
-    data=ToyData(**(data or {})),
     train=TrainConfig(**train),
     optim=OptimConfig(**(optim or {})),
     mesh=MeshConfig(**(mesh or {})),

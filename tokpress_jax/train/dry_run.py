@@ -1,21 +1,19 @@
 """What a run would take, before anything runs."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
+from tokpress_jax.config import Config
 from tokpress_jax.train import mesh as mesh_lib
 from tokpress_jax.train import sharding
 from tokpress_jax.train.job import prepare
 from tokpress_jax.train.step import compile_program
 
-if TYPE_CHECKING:
-  from tokpress_jax.config import Config
-
 
 def dry_run(
-  config: 'Config',
+  config: Config,
   *,
   devices: Sequence[jax.Device] | None = None,
   data: Any = None,

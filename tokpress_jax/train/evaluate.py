@@ -3,11 +3,13 @@
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
+from tokpress_jax import workdir as workdir_lib
+from tokpress_jax.config import Config
 from tokpress_jax.errors import UserError
 from tokpress_jax.train import tree
 from tokpress_jax.train.checkpoint import Checkpoints
@@ -15,11 +17,6 @@ from tokpress_jax.train.job import Job, prepare
 from tokpress_jax.train.state import averaged
 from tokpress_jax.train.step import Compiled, compile_evaluation
 from tokpress_jax.train.task import Variables
-
-if TYPE_CHECKING:
-  from tokpress_jax.config import Config
-
-CHECKPOINTS = 'checkpoints'
 
 
 class Evaluator:
@@ -61,7 +58,7 @@ class Evaluator:
 
 
 def evaluate(
-  config: 'Config',
+  config: Config,
   workdir: str | os.PathLike[str],
   step: int | None = None,
   *,
@@ -84,7 +81,7 @@ def evaluate(
     UserError: If there is no such checkpoint, or it is of another model.
   """
   job = prepare(config, devices=devices, data=data)
-  directory = f'{os.fspath(workdir)}/{CHECKPOINTS}'
+  directory = f'{os.fspath(workdir)}/{workdir_lib.CHECKPOINTS}'
   with Checkpoints(directory, read_only=True) as checkpoints:
     found = checkpoints.load('variables', 'ema', step=step)
   if found is None:

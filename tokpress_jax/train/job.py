@@ -6,19 +6,17 @@ data, each program's optimiser, and the shape and sharding of every array.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
+from tokpress_jax.config import Config
 from tokpress_jax.errors import UserError
 from tokpress_jax.train import mesh as mesh_lib
 from tokpress_jax.train import optim, sharding, state, tree
 from tokpress_jax.train.task import FROZEN, Program, Task, Variables
-
-if TYPE_CHECKING:
-  from tokpress_jax.config import Config
 
 # Streams of randomness beside the steps', which are numbered from 0.
 _INIT = 2**32 - 1
@@ -44,7 +42,7 @@ class Job:
     abstract: The state, as shapes with shardings.
   """
 
-  config: 'Config'
+  config: Config
   task: Task
   data: Any
   stream: Any
@@ -74,7 +72,7 @@ class Job:
   def place(self, variables: Variables) -> Variables:
     """Puts host arrays of all variables where they belong."""
     return jax.tree.map(
-      lambda x, y: jax.device_put(np.asarray(y), x.sharding),
+      lambda x, y: mesh_lib.put(y, x.sharding),
       self.abstract.variables,
       variables,
     )
@@ -95,15 +93,15 @@ class Job:
         ema=self.config.train.ema_decay is not None,
       )
 
-    out = jax.jit(create, out_shardings=shardings.replace(variables=free))(key)
+    out = jax.jit(
+      create, out_shardings=dataclasses.replace(shardings, variables=free)
+    )(key)
     if FROZEN not in shardings.variables:
       return out
     frozen = jax.tree.map(
-      lambda x, s: jax.device_put(np.asarray(x), s),
-      self.constants,
-      shardings.variables[FROZEN],
+      mesh_lib.put, self.constants, shardings.variables[FROZEN]
     )
-    return out.replace(variables={**out.variables, FROZEN: frozen})
+    return dataclasses.replace(out, variables={**out.variables, FROZEN: frozen})
 
   def warm_start(
     self, at: state.TrainState, source: Variables
@@ -138,7 +136,7 @@ class Job:
     def take(name: str, x: jax.Array) -> jax.Array:
       if name not in taken:
         return x
-      return jax.device_put(np.asarray(theirs[name], x.dtype), x.sharding)
+      return mesh_lib.put(np.asarray(theirs[name], x.dtype), x.sharding)
 
     variables = tree.map_named(take, at.variables)
     kept = tree.named(at.ema)
@@ -146,7 +144,7 @@ class Job:
     ema = jax.tree.map(
       lambda x: x.copy(), tree.select(variables['params'], kept)
     )
-    return at.replace(variables=variables, ema=ema)
+    return dataclasses.replace(at, variables=variables, ema=ema)
 
 
 def _own(name: str) -> bool:
@@ -154,7 +152,7 @@ def _own(name: str) -> bool:
 
 
 def prepare(
-  config: 'Config',
+  config: Config,
   *,
   devices: Sequence[jax.Device] | None = None,
   data: Any = None,

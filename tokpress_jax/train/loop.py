@@ -8,19 +8,20 @@ again, it ends with the same bits, on the same device layout.
 """
 
 import contextlib
-import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
+from tokpress_jax import config as config_lib
+from tokpress_jax import workdir as workdir_lib
 from tokpress_jax.errors import UserError
 from tokpress_jax.train import sharding
 from tokpress_jax.train.checkpoint import Checkpoints
-from tokpress_jax.train.evaluate import CHECKPOINTS, Evaluator
+from tokpress_jax.train.evaluate import Evaluator
 from tokpress_jax.train.job import Job, prepare
 from tokpress_jax.train.preempt import PreemptedError, Preemption
 from tokpress_jax.train.progress import Ledger, Progress
@@ -28,16 +29,13 @@ from tokpress_jax.train.state import TrainState, averaged
 from tokpress_jax.train.step import Compiled, compile_program
 from tokpress_jax.train.writer import Writers
 
-if TYPE_CHECKING:
-  from tokpress_jax.config import Config
-
 
 class NonFiniteError(UserError):
   """A loss, gradient or metric became NaN or infinite; the run has stopped."""
 
 
 def fit(
-  config: 'Config',
+  config: config_lib.Config,
   workdir: str | os.PathLike[str],
   *,
   devices: Sequence[jax.Device] | None = None,
@@ -47,7 +45,8 @@ def fit(
 
   Args:
     config: The whole configuration.
-    workdir: Directory of `metrics.jsonl` and `checkpoints/`.
+    workdir: Directory of `config.json`, `metrics.jsonl`, `checkpoints/`; new,
+      empty, or that of the same run.
     devices: The devices to train on; all by default.
     data: An object with `Stream` and `eval_batches` instead of
       `tokpress_jax.data`.
@@ -57,8 +56,8 @@ def fit(
     `step`.
 
   Raises:
-    UserError: If the configuration does not fit, or a checkpoint is of another
-      model.
+    UserError: If the configuration does not fit, or the directory holds
+      another run.
     NonFiniteError: If a loss, gradient or metric is NaN or infinite.
     PreemptedError: After SIGTERM, with the state saved (exit code 75).
   """
@@ -69,11 +68,12 @@ def fit(
     preemption = enter(Preemption())
     with ledger.time('prepare'):
       job = prepare(config, devices=devices, data=data)
+      workdir_lib.claim(workdir, config)
     enter(jax.set_mesh(job.mesh))
     checkpoints = enter(
-      Checkpoints(f'{workdir}/{CHECKPOINTS}', keep=train.keep)
+      Checkpoints(f'{workdir}/{workdir_lib.CHECKPOINTS}', keep=train.keep)
     )
-    with ledger.time('checkpoint'):
+    with ledger.time('init'):
       state, start = _start(job, checkpoints)
     writers = enter(
       Writers(
@@ -81,7 +81,7 @@ def fit(
         train.writers,
         after=start,
         run=config.name,
-        config=dataclasses.asdict(config),
+        config=config_lib.to_json(config),
       )
     )
     show = enter(
@@ -224,7 +224,7 @@ class _Run:
     )
 
   def _save(self, done: int, state: TrainState, *, wait: bool) -> None:
-    meta = {'config': dataclasses.asdict(self.job.config)}
+    meta = {'config': config_lib.to_json(self.job.config)}
     with self._ledger.time('checkpoint'):
       self._checkpoints.save(done, state, meta, wait=wait)
 

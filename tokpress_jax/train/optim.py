@@ -108,7 +108,9 @@ def check(
 
 def group_config(config: OptimConfig, group: str) -> OptimConfig:
   """Returns the configuration with the overrides of one group applied."""
-  own = {field: value for g, field, value in config.groups if g == group}
+  own: dict[str, Any] = {
+    field: value for g, field, value in config.groups if g == group
+  }
   return dataclasses.replace(config, **own)
 
 

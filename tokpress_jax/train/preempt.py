@@ -53,7 +53,7 @@ class Preemption:
     trace: TracebackType | None,
   ) -> None:
     if self._handles:
-      signal.signal(signal.SIGTERM, self._previous)
+      signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
 
   def _on_signal(self, number: int, frame: FrameType | None) -> None:
     self._asked = True

@@ -74,7 +74,7 @@ def state_shardings(
   shardings: Any,
   optimizers: Mapping[str, optax.GradientTransformation],
   members: Mapping[str, Collection[str]],
-  replicated: jax.sharding.Sharding,
+  replicated: Any,
 ) -> TrainState:
   """Returns the shardings of a state: moments and averages as parameters.
 

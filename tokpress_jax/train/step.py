@@ -19,7 +19,7 @@ from tokpress_jax.train import optim, tree
 from tokpress_jax.train.job import Job
 from tokpress_jax.train.mesh import BATCH_AXES, replicated
 from tokpress_jax.train.state import TrainState
-from tokpress_jax.train.task import Batch, Metrics, Program
+from tokpress_jax.train.task import Batch, Metrics, Program, Variables
 
 
 class Compiled:
@@ -78,7 +78,7 @@ def _differences(expected: Any, given: Any) -> list[str]:
   ][:8]
 
 
-def compile_program(job: Job, index: int, batch: Batch) -> Compiled:
+def compile_program(job: Job, index: int, batch: Mapping[str, Any]) -> Compiled:
   """Compiles a program's step, `(state, batch, step) -> (state, metrics)`.
 
   The state is donated. `step` counts from 0.
@@ -103,7 +103,7 @@ def compile_program(job: Job, index: int, batch: Batch) -> Compiled:
   )
 
 
-def compile_evaluation(job: Job, batch: Batch) -> Compiled:
+def compile_evaluation(job: Job, batch: Mapping[str, Any]) -> Compiled:
   """Compiles `(variables, batch, number) -> {name: (sum, weight)}`."""
 
   def evaluate(variables: Any, batch: Batch, number: jax.Array) -> Any:
@@ -122,7 +122,7 @@ def compile_evaluation(job: Job, batch: Batch) -> Compiled:
   )
 
 
-def _abstract(batch: Batch) -> dict[str, jax.ShapeDtypeStruct]:
+def _abstract(batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
   return {
     name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
     for name, x in batch.items()
@@ -177,7 +177,10 @@ def make_step(
     metrics['learning_rate'] = schedule(count)
 
     trained = optax.apply_updates(trained, updates)
-    new = {**variables, 'params': tree.merge(variables['params'], trained)}
+    new: Variables = {
+      **variables,
+      'params': tree.merge(variables['params'], trained),
+    }
     if jax.tree.leaves(sums):
       before = new
       new = task.commit(

@@ -12,9 +12,8 @@ from typing import Any, Protocol
 
 import jax
 
+from tokpress_jax import workdir as workdir_lib
 from tokpress_jax.errors import UserError
-
-FILE = 'metrics.jsonl'
 
 
 class Writer(Protocol):
@@ -38,7 +37,7 @@ class JsonLines:
   def __init__(self, workdir: str, *, after: int = 0):
     from etils import epath
 
-    self._path = epath.Path(workdir) / FILE
+    self._path = epath.Path(workdir) / workdir_lib.METRICS
     self._path.parent.mkdir(parents=True, exist_ok=True)
     # A bucket has no append: its file is written anew.
     self._bucket = '://' in str(workdir)
