@@ -3,6 +3,7 @@ import io
 import json
 import os
 import pathlib
+import struct
 import subprocess
 import sys
 
@@ -118,6 +119,15 @@ def test_names_with_config_and_version(root):
   assert storage.find('plants/large', str(root)) is None
 
 
+def test_one_of_several_configs_must_be_named(tmp_path):
+  for place in ('birds/small/1.0.0', 'birds/large/2.0.0'):
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / 'dataset_info.json').write_text('{}')
+  with pytest.raises(data.DataError, match='name birds/large, birds/small'):
+    storage.find('birds', str(tmp_path))
+  assert storage.find('birds/small', str(tmp_path)).name == '1.0.0'
+
+
 def test_the_newest_version_is_taken(tmp_path):
   for version in ('1.0.0', '9.0.0', '10.0.0'):
     directory = tmp_path / 'birds' / version
@@ -164,28 +174,63 @@ def test_a_truncated_shard_names_the_file(tmp_path):
       dataset[index]
 
 
-def test_tfrecord_files_ask_for_the_command(tmp_path):
-  directory = write_dataset(tmp_path)
-  for shard in directory.glob('*.array_record*'):
-    shard.rename(str(shard).replace('array_record', 'tfrecord'))
+def to_tfrecord(directory):
+  """Rewrites ArrayRecord shards as TFDS's TFRecord files (checksums 0)."""
+  from array_record.python import array_record_data_source
+
+  for shard in list(directory.glob('*.array_record*')):
+    source = array_record_data_source.ArrayRecordDataSource(str(shard))
+    records = [source[index] for index in range(len(source))]
+    shard.with_name(shard.name.replace('array_record', 'tfrecord')).write_bytes(
+      b''.join(
+        struct.pack('<QI', len(record), 0) + record + struct.pack('<I', 0)
+        for record in records
+      )
+    )
+    shard.unlink()
   info = directory / 'dataset_info.json'
   content = json.loads(info.read_text())
   info.write_text(json.dumps({**content, 'fileFormat': 'tfrecord'}))
+
+
+def test_tfrecord_files_ask_for_the_command_which_converts(tmp_path):
+  directory = write_dataset(tmp_path)
+  before = data.open_dataset(config(tmp_path))
+  expected = [before[index] for index in range(20)]
+  to_tfrecord(directory)
   with pytest.raises(data.DataError) as error:
     data.open_dataset(config(tmp_path))
   command = f'`tokpress data prepare animals --data-dir {tmp_path}`'
   assert command in str(error.value) and 'tfrecord' in str(error.value)
+  assert data.prepare('animals', str(tmp_path)) == directory
+  after = data.open_dataset(config(tmp_path))
+  assert len(after) == 20 and 'array_record' in after.where(0)
+  for index in range(20):
+    np.testing.assert_array_equal(
+      after[index]['image'], expected[index]['image']
+    )
+    assert after[index]['label'] == expected[index]['label']
+  assert len(list(directory.glob('*.tfrecord*'))) == 6
+  assert not list(directory.glob('.*'))
 
 
-def test_half_converted_files_are_not_taken(tmp_path):
+@pytest.mark.parametrize('damage', ['truncated', 'short', 'missing'])
+def test_a_failed_conversion_is_not_taken(tmp_path, damage):
   directory = write_dataset(tmp_path)
-  assert storage.stored_format(directory) == 'array_record'
-  next(directory.glob('animals-train*')).unlink()
-  info = directory / 'dataset_info.json'
-  content = json.loads(info.read_text())
-  info.write_text(json.dumps({**content, 'fileFormat': 'tfrecord'}))
-  with pytest.raises(data.DataError, match='`tokpress data prepare animals'):
-    data.open_dataset(config(tmp_path))
+  to_tfrecord(directory)
+  shard = sorted(directory.glob('animals-train*'))[1]
+  content = shard.read_bytes()
+  if damage == 'missing':
+    shard.unlink()
+  elif damage == 'truncated':
+    shard.write_bytes(content[:-3])
+  else:
+    length = struct.unpack('<Q', content[:8])[0]
+    shard.write_bytes(content[length + 16 :])
+  with pytest.raises(data.DataError, match=shard.name):
+    data.prepare('animals', str(tmp_path))
+  assert storage.stored_format(directory) == 'tfrecord'
+  assert not list(directory.glob('.*'))
 
 
 def test_an_older_version_of_an_embedded_set_is_not_taken(

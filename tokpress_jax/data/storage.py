@@ -17,7 +17,7 @@ import sys
 import tempfile
 
 from tokpress_jax import errors
-from tokpress_jax.data import builders
+from tokpress_jax.data import builders, convert
 from tokpress_jax.data.config import DataError
 
 log = logging.getLogger(__name__)
@@ -47,19 +47,23 @@ def find(name: str, data_dir: str | None = None) -> pathlib.Path | None:
 
   Returns:
     The directory that holds `dataset_info.json`, or None.
+
+  Raises:
+    DataError: If the name has no config and several configs are prepared.
   """
   path, _, version = name.partition(':')
   root = glob.escape(str(data_root(data_dir)))
-  # Without a config in the name, the only or alphabetically first one is it.
-  middle = ('', '*') if '/' not in path else ('',)
-  for config in middle:
+  for config in ('', '*') if '/' not in path else ('',):
     pattern = os.path.join(
       root, path, config, version or '[0-9]*.*.*', 'dataset_info.json'
     )
-    found = [pathlib.Path(match).parent for match in sorted(glob.glob(pattern))]
+    found = [pathlib.Path(match).parent for match in glob.glob(pattern)]
+    parents = {directory.parent for directory in found}
+    if len(parents) > 1:
+      names = ', '.join(sorted(f'{path}/{parent.name}' for parent in parents))
+      raise DataError(f'Several configs of {path} are prepared: name {names}.')
     if found:
-      first = [path for path in found if path.parent == found[0].parent]
-      return max(first, key=lambda path: _version(path.name))
+      return max(found, key=lambda directory: _version(directory.name))
   return None
 
 
@@ -76,6 +80,8 @@ def prepared(data_dir: str | None = None) -> list[tuple[str, pathlib.Path]]:
 def prepare(name: str, data_dir: str | None = None) -> pathlib.Path:
   """Prepares a data set, unless it is prepared already.
 
+  One that was prepared with TFRecord files gets ArrayRecord files beside them.
+
   Args:
     name: An embedded data set or any TFDS name.
     data_dir: See `data_root`.
@@ -84,7 +90,8 @@ def prepare(name: str, data_dir: str | None = None) -> pathlib.Path:
     The directory of the prepared data set.
 
   Raises:
-    DataError: If the name is unknown, or TensorFlow is needed and missing.
+    DataError: If the name is unknown, TensorFlow is needed and missing, or
+      TFDS fails, as it does where data must be downloaded by hand.
   """
   if name in builders.EMBEDDED:
     return _prepare_embedded(name, data_dir)
@@ -96,7 +103,10 @@ def prepare(name: str, data_dir: str | None = None) -> pathlib.Path:
   found = find(name, data_dir)
   if found is not None and stored_format(found) == 'array_record':
     return found
-  return _prepare_tfds(name, data_dir, found)
+  if found is not None and stored_format(found) == 'tfrecord':
+    convert.to_array_record(found)
+    return found
+  return _prepare_tfds(name, data_dir)
 
 
 def locate(name: str, data_dir: str | None = None) -> pathlib.Path:
@@ -157,16 +167,13 @@ def stored_format(directory: pathlib.Path) -> str:
     directory: What `find` returned.
 
   Returns:
-    `array_record` if every shard exists in that format, be it beside another
-    one, else the format that the data set was written in.
+    `array_record` if the data set has it, be it beside another one, else the
+    format that it was written in.
   """
   info = json.loads((directory / 'dataset_info.json').read_text())
-  splits = info.get('splits', ())
-  shards = sum(len(split.get('shardLengths', ())) for split in splits)
-  found = sum(1 for _ in directory.glob('*.array_record-*-of-*'))
-  if found >= max(shards, 1):
-    return 'array_record'
-  return info.get('fileFormat') or 'tfrecord'
+  formats = [info.get('fileFormat') or 'tfrecord']
+  formats += info.get('alternativeFileFormats', [])
+  return 'array_record' if 'array_record' in formats else formats[0]
 
 
 def _prepare_embedded(name: str, data_dir: str | None) -> pathlib.Path:
@@ -205,9 +212,7 @@ def _prepare_embedded(name: str, data_dir: str | None) -> pathlib.Path:
     shutil.rmtree(private, ignore_errors=True)
 
 
-def _prepare_tfds(
-  name: str, data_dir: str | None, found: pathlib.Path | None
-) -> pathlib.Path:
+def _prepare_tfds(name: str, data_dir: str | None) -> pathlib.Path:
   import tensorflow_datasets as tfds
 
   check_name(name)
@@ -217,20 +222,15 @@ def _prepare_tfds(
       "pip install 'tokpress-jax[prepare]', or copy a directory that TFDS "
       f'prepared with file_format=array_record into {data_root(data_dir)}.'
     )
-  if found is not None:
-    from tensorflow_datasets.scripts.cli import convert_format_utils
-
-    convert_format_utils.convert_dataset(
-      out_dir=None,
-      out_file_format='array_record',
-      dataset_version_dir=found,
-    )
-    return found
-  builder = tfds.builder(
-    name, data_dir=str(data_root(data_dir)), file_format='array_record'
-  )
-  with contextlib.redirect_stdout(sys.stderr):
-    builder.download_and_prepare()
+  try:
+    # TFDS prints; stdout stays the caller's.
+    with contextlib.redirect_stdout(sys.stderr):
+      builder = tfds.builder(
+        name, data_dir=str(data_root(data_dir)), file_format='array_record'
+      )
+      builder.download_and_prepare()
+  except Exception as error:  # of any kind: builders run code of their own
+    raise DataError(f'TFDS could not prepare {name}: {error}') from error
   return pathlib.Path(builder.data_path)
 
 

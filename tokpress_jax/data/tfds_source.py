@@ -37,11 +37,11 @@ class TfdsDataset(Dataset):
     if not isinstance(label, tfds.features.ClassLabel):
       label = None
     try:
-      instructions = builder.info.splits[split].file_instructions
       self._source = builder.as_data_source(
         split,
         decoders={config.image_key: tfds.decode.SkipDecoding()},
       )
+      instructions = builder.info.splits[split].file_instructions
     except (KeyError, ValueError) as error:
       known = list(builder.info.splits)
       base = split.partition('[')[0]
