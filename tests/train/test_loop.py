@@ -236,6 +236,22 @@ def test_warm_start_takes_what_the_regex_names():
   assert 'is (16, 9) there and (16, 8) here' in str(error.value)
 
 
+def test_warm_start_from_another_run(whole, tmp_path):
+  train = dataclasses.replace(
+    BASE.train, steps=1, seed=1, init_from=str(whole[0])
+  )
+  optim = dataclasses.replace(BASE.optim, learning_rate=0.0)
+  fit(dataclasses.replace(BASE, train=train, optim=optim), tmp_path)
+  ours, theirs = saved(tmp_path)[1], saved(whole[0])[1]
+  for name in ('encoder/kernel', 'encoder/bias', 'decoder/kernel'):
+    np.testing.assert_array_equal(
+      ours[f'variables/params/{name}'], theirs[f'ema/{name}']
+    )
+  assert (
+    ours['variables/codebook/seen'] == theirs['variables/codebook/seen'] + 8
+  )
+
+
 def test_dry_run_adds_up(capsys):
   config = dataclasses.replace(BASE, mesh=toys.MeshConfig(model=2, data=4))
   sizes = dry_run.dry_run(config, data=toys.DATA)
