@@ -29,18 +29,17 @@ def tome_match(metric, r, *, protected=()):
   closest_first = sorted(a, key=lambda i: -best[i][0])
   sources = closest_first[:r]
   rest = sorted(i for i in a if i not in sources)
+  kept = rest + b
   if 1 in protected:  # [class, distillation, rest of A, B]
     kept = [rest[0], b[0], *rest[1:], *b[1:]]
-  else:
-    kept = rest + b
   return [[j] + [i for i in sources if best[i][1] == j] for j in kept]
 
 
 def weighted_mean(x, mass, groups):
   """Mean of each group of rows of x, weighted by mass."""
-  return np.stack([
-    (x[g] * mass[g][:, None]).sum(0) / mass[g].sum() for g in groups
-  ])
+  return np.stack(
+    [(x[g] * mass[g][:, None]).sum(0) / mass[g].sum() for g in groups]
+  )
 
 
 def groups_of(reduction, row):

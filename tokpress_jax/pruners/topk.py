@@ -76,7 +76,10 @@ class Random(TopK):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stride(base.Pruner):
-  """Baseline: keeps evenly spaced tokens."""
+  """Baseline: keeps evenly spaced tokens, counted in slot order.
+
+  In a raster whose width the spacing divides these are whole columns.
+  """
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Selects by slot number."""
