@@ -72,8 +72,8 @@ def _usage() -> str:
       '',
       *lines,
       '',
-      '`tokpress COMMAND --help` lists every option. TOKPRESS_TRACEBACK=1 shows',
-      'where an error comes from.',
+      '`tokpress COMMAND --help` lists every option. TOKPRESS_TRACEBACK=1',
+      'shows where an error comes from.',
     )
   )
 

@@ -18,6 +18,7 @@ import pathlib
 import sys
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from tokpress_jax import registry
@@ -134,7 +135,7 @@ def load(path: str | os.PathLike[str]) -> Config:
 
 def _leaves(
   value: Any, name: str, *, only_identity: bool, inside: bool = False
-):
+) -> Iterator[tuple[str, Any]]:
   """Yields (dotted name, JSON value) of the fields, in their order."""
   dotted = lambda field: f'{name}.{field}' if name else field
   if registry.name_of(type(value)) and (inside or not only_identity):
@@ -191,9 +192,10 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 def _decode(value: Any, hint: Any, where: str) -> Any:
   origin, args = typing.get_origin(hint), typing.get_args(hint)
-  if isinstance(value, dict):
-    if 'type' in value or dataclasses.is_dataclass(hint):
-      return _decode_dataclass(value, hint, where)
+  if isinstance(value, dict) and (
+    'type' in value or dataclasses.is_dataclass(hint)
+  ):
+    return _decode_dataclass(value, hint, where)
   if origin in (typing.Union, types.UnionType):
     return _decode_union(value, args, where)
   if origin is tuple and isinstance(value, list):

@@ -79,8 +79,14 @@ _ENTRIES = {
       paper='EViT, arXiv:2202.07800',
     ),
     _row('top_norm', 'pruner', 'pruners.topk:TopNorm'),
+    _row('tokenizer', 'task', 'train.tasks.tokenize:TokenizerTask'),
+    _row('generator', 'task', 'train.tasks.generate:GeneratorTask'),
+    _row('classifier', 'task', 'train.tasks.classify:ClassifierTask'),
     _row('random', 'pruner', 'pruners.topk:Random', evidence='baseline'),
     _row('stride', 'pruner', 'pruners.topk:Stride', evidence='baseline'),
+    _row('tokenizer_task', 'task', 'train.tasks.tokenize:TokenizerTask'),
+    _row('generator_task', 'task', 'train.tasks.generate:GeneratorTask'),
+    _row('classifier_task', 'task', 'train.tasks.classify:ClassifierTask'),
   )
 }
 
@@ -140,3 +146,14 @@ def register(name: str, cls: type, *, family: Family, **facts: str) -> None:
       f'The name {name!r} is taken by {_ENTRIES[name].target}; choose another.'
     )
   _ENTRIES[name] = Entry(name=name, family=family, target=target, **facts)
+
+
+def list_models() -> tuple[Entry, ...]:
+  """Returns the tokenizers, generators and hosts, with paper and evidence."""
+  families = ('tokenizer', 'generator', 'model')
+  return tuple(e for e in _ENTRIES.values() if e.family in families)
+
+
+def list_pruners() -> tuple[Entry, ...]:
+  """Returns the pruners, with paper and evidence."""
+  return entries('pruner')

@@ -1,8 +1,8 @@
 """A work directory: one run's config, metrics and checkpoints.
 
-<workdir>/config.json      the resolved config
-<workdir>/metrics.jsonl    one JSON object per line
-<workdir>/checkpoints/     see `tokpress_jax.train.checkpoint`
+* `config.json`: the resolved config
+* `metrics.jsonl`: one JSON object per line
+* `checkpoints/`: see `tokpress_jax.train.checkpoint`
 """
 
 import json

@@ -20,8 +20,10 @@ def run(*argv):
 
 def test_overrides():
   flags, config = train.parse(
-    [CONFIG, '--workdir', 'w', '--train.steps', '500', '--mesh.fsdp', '4']
-    + ['--task.width', '7', '--train.ema-decay', '0.9', '--dry-run']
+    (
+      f'{CONFIG} --workdir w --train.steps 500 --mesh.fsdp 4 --task.width 7 '
+      '--train.ema-decay 0.9 --dry-run'
+    ).split()
   )
   assert flags.workdir == 'w' and flags.dry_run
   assert config.train.steps == 500 and config.mesh.fsdp == 4

@@ -45,7 +45,7 @@ def test_a_repository_that_cannot_be_had(monkeypatch):
     raise OSError('404 Client Error\nlong story')
 
   fake(monkeypatch, download)
-  with pytest.raises(UserError, match='gave no .owner/name.: 404') as error:
+  with pytest.raises(UserError, match=r'gave no .owner/name.: 404') as error:
     hub.resolve('owner/name')
   assert 'long story' not in str(error.value)
 

@@ -81,10 +81,10 @@ def test_two_sources_for_one_target():
   rules = (Rule(r'a|b', 'params/x'),)
   arrays = {'a': np.zeros(2), 'b': np.ones(2)}
   shapes = {'params': {'x': jax.ShapeDtypeStruct((2,), np.float32)}}
-  with pytest.raises(UserError, match='b .also params/x'):
+  with pytest.raises(UserError, match=r'b .also params/x'):
     keymap.convert(arrays, rules, shapes)
 
 
 def test_invert_reports():
-  with pytest.raises(UserError, match='other.weight'):
+  with pytest.raises(UserError, match=r'other\.weight'):
     keymap.invert({'params': {}}, RULES, ['other.weight', 'heads.weight'])

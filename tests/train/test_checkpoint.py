@@ -139,7 +139,7 @@ def test_damage_falls_back_one_step(run, damage):
 
 def test_every_byte_of_the_state_is_covered(run):
   """Flipping any of 40 bytes is either caught or changes nothing."""
-  checkpoints, directory = run
+  _, directory = run
   path = data_files(directory / '2')[-1]
   good = path.read_bytes()
   caught = 0
@@ -185,7 +185,7 @@ def test_all_damaged_is_an_error_not_a_fresh_start(run):
 
 
 def test_another_model_lists_every_wrong_leaf(run):
-  checkpoints, directory = run
+  checkpoints, _ = run
   other = abstract(make_state(0))
   other.params['a']['bias'] = other.params['a'].pop('kernel')
   other.params['b'] = jax.ShapeDtypeStruct((17,), jnp.bfloat16)

@@ -15,10 +15,10 @@ _EXPLICIT = ('TOKPRESS_COORDINATOR', 'TOKPRESS_PROCESSES', 'TOKPRESS_PROCESS')
 def initialize() -> None:
   """Calls `jax.distributed.initialize` where there is something to join.
 
-  Three cases: the variables TOKPRESS_COORDINATOR (host:port), TOKPRESS_PROCESSES
-  and TOKPRESS_PROCESS (from 0) say it all, anywhere; on a TPU host, and in a
-  Slurm job of several tasks, JAX finds the others by itself; elsewhere nothing
-  is done.
+  Three cases: TOKPRESS_COORDINATOR (host:port), TOKPRESS_PROCESSES and
+  TOKPRESS_PROCESS (from 0) say it all, anywhere; on a TPU host, and in a Slurm
+  job of several tasks, JAX finds the others by itself; elsewhere nothing is
+  done.
 
   Raises:
     UserError: Only some of the three variables are set, or not to numbers.

@@ -1,0 +1,111 @@
+"""What several commands share: models, image files, batches."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from tokpress_jax.errors import UserError
+from tokpress_jax.io import export, images
+from tokpress_jax.types import Loaded
+
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
+
+
+def load(name: str, family: str) -> Loaded:
+  """Loads a model of one family.
+
+  Raises:
+    UserError: It is of another family; a generator's own tokenizer is named.
+  """
+  loaded = export.load(name)
+  if loaded.spec.family != family:
+    has_one = loaded.spec.family == 'generator' and family == 'tokenizer'
+    hint = f' Its tokenizer is in {name}/tokenizer.' if has_one else ''
+    raise UserError(
+      f'{name} is a {loaded.spec.family}; this command needs a {family}.{hint}'
+    )
+  return loaded
+
+
+def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
+  """Returns image files: those given, and those in given folders, sorted.
+
+  Raises:
+    UserError: A path does not exist, or a folder holds no images.
+  """
+  found: list[pathlib.Path] = []
+  for path in map(pathlib.Path, paths):
+    if path.is_dir():
+      inside = sorted(p for p in path.rglob('*') if p.is_file())
+      inside = [p for p in inside if not p.name.startswith('.')]
+      if not inside:
+        raise UserError(f'There are no images in {path}.')
+      found += inside
+    elif path.is_file():
+      found.append(path)
+    else:
+      raise UserError(f'There is no image or folder {str(path)!r}.')
+  return found
+
+
+def read_squares(
+  paths: Sequence[pathlib.Path], config: Any, policy: str
+) -> tuple[np.ndarray, list[images.Placement]]:
+  """Reads images and makes them what a model sees.
+
+  Args:
+    paths: Image files; one that is none is an error that names it.
+    config: With `image_size` and `channels`.
+    policy: See `io.images`.
+
+  Returns:
+    uint8 [R, S, S, C], and how to undo each image's fit.
+  """
+  if policy not in images.POLICIES:
+    raise UserError(
+      f'--fit is {policy!r}; expected one of {", ".join(images.POLICIES)}.'
+    )
+  squares, placements = [], []
+  for path in paths:
+    pixels = images.load_image(path, channels=config.channels)
+    fitted, placement = images.fit_image(
+      pixels, config.image_size, policy=policy
+    )
+    squares.append(fitted)
+    placements.append(placement)
+  return np.concatenate(squares), placements
+
+
+def in_batches(
+  function: Callable[..., Any], arrays: Sequence[np.ndarray], size: int
+) -> Any:
+  """Calls a jitted function on equal batches and joins the results.
+
+  Args:
+    function: Of arrays [size, ...], giving a pytree of arrays [size, ...].
+    arrays: Arrays [n, ...]; the last batch is padded by its first rows.
+    size: Rows in a batch; fewer where there are fewer.
+
+  Returns:
+    The pytree with arrays [n, ...] on the host.
+  """
+  count = len(arrays[0])
+  size = min(size, count)
+  outputs = []
+  for start in range(0, count, size):
+    rows = np.arange(start, start + size) % count
+    outputs.append(jax.device_get(function(*(a[rows] for a in arrays))))
+  joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *outputs)
+  return joined
+
+
+def write_png(path: pathlib.Path, pixels: Any) -> None:
+  """Writes uint8 or float [H, W, C] pixels as a PNG file."""
+  pixels = np.asarray(pixels)
+  if pixels.dtype != np.uint8:
+    pixels = images.to_uint8(pixels)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(images.encode_png(pixels))

@@ -1,0 +1,48 @@
+"""`tokpress list [models | pruners | tasks | datasets]`."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import tyro
+
+from tokpress_jax import registry
+
+_FAMILIES = {
+  'models': ('tokenizer', 'generator', 'model'),
+  'pruners': ('pruner',),
+  'tasks': ('task',),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+  """List what there is: name, family, evidence, licence, paper.
+
+  Attributes:
+    what: One kind only; all by default.
+  """
+
+  what: tyro.conf.Positional[
+    Literal['all', 'models', 'pruners', 'tasks', 'datasets']
+  ] = 'all'
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints the tables."""
+  flags = tyro.cli(Flags, args=list(argv), prog='tokpress list')
+  for kind, families in _FAMILIES.items():
+    if flags.what not in ('all', kind):
+      continue
+    print(f'{kind}:')
+    for family in families:
+      for entry in registry.entries(family):
+        facts = [entry.evidence, entry.licence, entry.paper]
+        line = f'  {entry.name:16} {entry.family:10} '
+        print(line + '; '.join(f for f in facts if f))
+  if flags.what in ('all', 'datasets'):
+    from tokpress_jax import data
+
+    print('datasets:')
+    for name, line in data.list_datasets():
+      print(f'  {name:16} {line}')

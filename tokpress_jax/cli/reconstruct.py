@@ -1,0 +1,71 @@
+"""`tokpress reconstruct MODEL IMAGES... --out FILE.png`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import tyro
+
+from tokpress_jax.cli import common
+from tokpress_jax.io import images as images_lib
+from tokpress_jax.tokenizers import legal_length
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+  """Show images as a tokenizer gives them back, from ever more tokens.
+
+  Attributes:
+    model: A tokenizer: model directory, work directory or hub name.
+    images: Image files, and folders of them.
+    out: The picture: a row for each number of tokens, then the originals.
+    tokens: The numbers of tokens; by default 1, 2, 4, ... and all.
+    fit: How images become square: crop, pad, resize or tile.
+    cell: Side of each image in the picture, in pixels.
+  """
+
+  model: tyro.conf.Positional[str]
+  images: tyro.conf.Positional[tuple[str, ...]]
+  out: str = 'reconstructions.png'
+  tokens: tuple[int, ...] = ()
+  fit: images_lib.Policy = 'crop'
+  cell: int = 96
+
+
+def main(argv: Sequence[str]) -> None:
+  """Writes the picture and prints the quality at each number of tokens."""
+  from tokpress_jax import metrics, viz
+  from tokpress_jax.train.tasks.tokenize import shown_lengths
+
+  flags = tyro.cli(Flags, args=list(argv), prog='tokpress reconstruct')
+  model = common.load(flags.model, 'tokenizer')
+  config = model.module.config
+  budgets = sorted(
+    {legal_length(n, config.boundaries) for n in flags.tokens}
+    or shown_lengths(config.boundaries)
+  )
+  paths = common.find_images(flags.images)
+  squares, _ = common.read_squares(paths, config, flags.fit)
+
+  @jax.jit
+  def run(model, pixels):
+    codes = model.encode(images_lib.to_float(pixels)).codes
+    return [model.decode_codes(codes, length=n) for n in budgets]
+
+  outputs = common.in_batches(lambda x: run(model, x), [squares], 16)
+  decoded = {
+    n: images_lib.to_uint8(x) for n, x in zip(budgets, outputs, strict=True)
+  }
+  print('tokens   bits/pixel   PSNR (dB)')
+  for n, pixels in decoded.items():
+    unit = lambda x: np.asarray(x, np.float32) / 255
+    psnr = float(np.mean(metrics.psnr(unit(pixels), unit(squares))))
+    rate = n * config.bits_per_token / config.image_size**2
+    print(f'{n:6d}   {rate:10.4f}   {psnr:9.2f}')
+  out = pathlib.Path(flags.out)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  sheet = viz.reconstructions(squares, decoded, cell=flags.cell)
+  out.write_bytes(viz.png(sheet))
+  print(out)

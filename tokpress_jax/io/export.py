@@ -1,0 +1,325 @@
+"""Model directories: what `tokpress export` writes and `load` reads.
+
+* `model.safetensors`: the variables, averaged weights where a run kept them
+* `config.json`: family, licence, the model's config, and the name and shape of
+  every array, so that weights of another model are noticed
+* `README.md`: a model card
+* `tokenizer/`: of a generator, its tokenizer, a model directory too
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tokpress_jax import config as config_lib
+from tokpress_jax import registry, types
+from tokpress_jax import workdir as workdir_lib
+from tokpress_jax.errors import UserError
+from tokpress_jax.io import hub, keymap, safetensors
+
+MODEL = 'model.safetensors'
+CONFIG = 'config.json'
+CARD = 'README.md'
+TOKENIZER = 'tokenizer'
+
+_UNSTATED = 'not stated'
+
+
+def export(
+  module: Any,
+  variables: types.Variables,
+  out_dir: str | os.PathLike[str],
+  *,
+  tokenizer: types.Loaded | None = None,
+  name: str = '',
+  licence: str = '',
+  facts: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+  """Writes a model directory.
+
+  Args:
+    module: A module whose `config` the registry knows.
+    variables: Its variables.
+    out_dir: A new directory, or one that held a model, which is replaced.
+    tokenizer: Of a generator: what its codes mean.
+    name: What the card calls it; the registry name by default.
+    licence: Of the weights, such as 'CC-BY-4.0'.
+    facts: Lines for the card: data set, steps, metrics.
+
+  Returns:
+    The directory.
+
+  Raises:
+    UserError: The directory holds something else.
+  """
+  out = pathlib.Path(out_dir).expanduser()
+  foreign = not (out / MODEL).exists() and (
+    out.is_file() or (out.is_dir() and any(out.iterdir()))
+  )
+  if foreign:
+    raise UserError(
+      f'{out} exists and is no model directory. Give a new directory.'
+    )
+  kind = registry.name_of(type(module.config))
+  model = config_lib.to_json(module.config)
+  if kind is None:
+    raise UserError(
+      f'{type(module.config).__name__} is not in the registry; see '
+      'tokpress_jax/registry.py.'
+    )
+  out.mkdir(parents=True, exist_ok=True)
+  variables = jax.device_get(variables)
+  body = {
+    'format': 1,
+    'name': name or kind,
+    'family': registry.get(kind).family,
+    'licence': licence or _UNSTATED,
+    'fingerprint': safetensors.fingerprint(variables),
+    'model': model,
+    'arrays': {
+      key: list(leaf.shape)
+      for key, leaf in safetensors.flatten(variables).items()
+    },
+  }
+  safetensors.save(out / MODEL, variables, {'name': body['name']})
+  (out / CONFIG).write_text(json.dumps(body, indent=2) + '\n')
+  (out / CARD).write_text(_card(body, facts or {}, tokenizer is not None))
+  if tokenizer is not None:
+    export(
+      tokenizer.module,
+      tokenizer.variables,
+      out / TOKENIZER,
+      name=tokenizer.spec.name,
+      licence=tokenizer.spec.licence or licence,
+    )
+  return out
+
+
+def export_run(
+  workdir: str | os.PathLike[str],
+  out_dir: str | os.PathLike[str],
+  *,
+  step: int | None = None,
+  licence: str = '',
+) -> pathlib.Path:
+  """Writes the model directory of a run's checkpoint.
+
+  Args:
+    workdir: The run's work directory.
+    out_dir: See `export`.
+    step: The checkpoint; the newest valid one by default.
+    licence: Of the weights.
+  """
+  config, found, loaded = _from_run(workdir, step, jnp.float32)
+  facts = {
+    'Trained on': f'`{config.data.name}`, split `{config.data.split}`',
+    'Steps': f'{found} of {config.train.batch_size} images',
+    **_last_evaluation(pathlib.Path(workdir)),
+  }
+  return export(
+    loaded.module,
+    loaded.variables,
+    out_dir,
+    tokenizer=loaded.tokenizer,
+    name=config.name,
+    licence=licence,
+    facts=facts,
+  )
+
+
+def load(
+  name: str | os.PathLike[str],
+  *,
+  dtype: Any = jnp.float32,
+  revision: str | None = None,
+) -> types.Loaded:
+  """Loads a model; prints the licence of its weights.
+
+  Args:
+    name: A model directory, a work directory (its newest valid checkpoint), or
+      'owner/name' on the Hugging Face hub.
+    dtype: Of the matmuls.
+    revision: On the hub.
+
+  Returns:
+    Module and variables; a generator with its tokenizer.
+
+  Raises:
+    UserError: There is no such model, or its files do not belong together.
+  """
+  path = hub.resolve(name, revision=revision)
+  if workdir_lib.is_workdir(path):
+    return _from_run(path, None, dtype)[2]
+  loaded = _read(path, dtype)
+  print(
+    f'{loaded.spec.name} ({loaded.spec.family}) from {os.fspath(name)}; '
+    f'licence of the weights: {loaded.spec.licence}'
+  )
+  return loaded
+
+
+def load_variables(name: str | os.PathLike[str]) -> types.Variables:
+  """Reads a model's variables alone, for a warm start.
+
+  Args:
+    name: As in `load`, or a safetensors file with our names.
+  """
+  path = hub.resolve(name)
+  if path.is_file():
+    return safetensors.load(path)
+  if workdir_lib.is_workdir(path):
+    return {
+      k: v for k, v in _run_variables(path, None)[1].items() if k != 'frozen'
+    }
+  return _read(path, jnp.float32).variables
+
+
+def _read(path: pathlib.Path, dtype: Any) -> types.Loaded:
+  """Reads a model directory and checks that its files belong together."""
+  if not (path / CONFIG).is_file() or not (path / MODEL).is_file():
+    raise UserError(
+      f'{path} is neither a model directory ({CONFIG} and {MODEL}) nor a work '
+      'directory. `tokpress export RUN DIR` makes one from a run.'
+    )
+  try:
+    body = json.loads((path / CONFIG).read_text())
+    config = config_lib.from_json(body['model'], object)
+    shapes = {k: tuple(s) for k, s in body['arrays'].items()}
+  except (ValueError, KeyError, AttributeError) as error:
+    raise UserError(
+      f'{path / CONFIG} does not describe a model: {error}.'
+    ) from error
+  flat = safetensors.load_flat(path / MODEL)
+  keymap.report(
+    os.fspath(path / MODEL),
+    missing=[f'{k} {s}' for k, s in shapes.items() if k not in flat],
+    unused=[k for k in flat if k not in shapes],
+    misshaped=[
+      f'{k}: {flat[k].shape} there, {s} expected'
+      for k, s in shapes.items()
+      if k in flat and flat[k].shape != s
+    ],
+  )
+  variables = safetensors.unflatten(flat)
+  if safetensors.fingerprint(variables) != body.get('fingerprint'):
+    raise UserError(
+      f'{path / MODEL} is damaged, or not the file that {CONFIG} beside it was '
+      'written with. Export or download both again.'
+    )
+  tokenizer = None
+  if (path / TOKENIZER).is_dir():
+    tokenizer = _read(path / TOKENIZER, dtype)
+  spec = types.Spec(
+    name=body.get('name', ''),
+    family=body.get('family', ''),
+    config=config,
+    source=os.fspath(path),
+    licence=body.get('licence', _UNSTATED),
+  )
+  return types.Loaded(
+    module=config.build(dtype=dtype),
+    variables=jax.tree.map(jnp.asarray, variables),
+    spec=spec,
+    tokenizer=tokenizer,
+  )
+
+
+def _run_variables(
+  workdir: str | os.PathLike[str], step: int | None
+) -> tuple[int, types.Variables]:
+  """Reads (step, averaged variables) of a run's checkpoint."""
+  from tokpress_jax.train.checkpoint import Checkpoints
+  from tokpress_jax.train.state import averaged
+
+  directory = f'{os.fspath(workdir)}/{workdir_lib.CHECKPOINTS}'
+  with Checkpoints(directory, read_only=True) as checkpoints:
+    found = checkpoints.load('variables', 'ema', step=step)
+  if found is None:
+    raise UserError(f'{workdir} has no checkpoint yet: train it first.')
+  return found.step, averaged(
+    found.state['variables'], found.state.get('ema', {})
+  )
+
+
+def _from_run(
+  workdir: str | os.PathLike[str], step: int | None, dtype: Any
+) -> tuple[config_lib.Config, int, types.Loaded]:
+  """Loads (config, step, model) from a run's checkpoint."""
+  from tokpress_jax import data
+
+  config = workdir_lib.read_config(workdir)
+  step, variables = _run_variables(workdir, step)
+  task = config.task.bind(data.open_dataset(config.data).info)
+  loaded = task.export(jax.tree.map(jnp.asarray, variables))
+  module = loaded.module.config.build(dtype=dtype)
+  spec = types.Spec(
+    name=config.name,
+    family=loaded.spec.family,
+    config=module.config,
+    source=os.fspath(workdir),
+    licence=_UNSTATED,
+  )
+  return (
+    config,
+    step,
+    types.Loaded(
+      module=module,
+      variables=loaded.variables,
+      spec=spec,
+      tokenizer=loaded.tokenizer,
+    ),
+  )
+
+
+def _last_evaluation(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the metrics of the last evaluation, for the card."""
+  path = workdir / workdir_lib.METRICS
+  rows = []
+  if path.is_file():
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+  for row in reversed(rows):
+    found = {k: v for k, v in row.items() if k.startswith('eval/')}
+    if found:
+      return {k: f'{v:.5g}' for k, v in found.items()}
+  return {}
+
+
+def _card(
+  body: Mapping[str, Any], facts: Mapping[str, Any], has_tokenizer: bool
+) -> str:
+  entry = registry.get(body['model']['type'])
+  count = sum(math.prod(s) for s in body['arrays'].values())
+  method = {
+    'tokenizer': '.encode(images)',
+    'generator': '.sample_codes(...)',
+  }.get(entry.family, '(images)')
+  lines = [
+    '---',
+    f'license: {body["licence"]}',
+    'library_name: tokpress_jax',
+    f'tags: [{entry.family}, {entry.name}, jax]',
+    '---',
+    f'# {body["name"]}',
+    '',
+    f'A `{entry.name}` {entry.family} with {count:,} numbers in its variables.',
+    '',
+    f'- Paper: {entry.paper or "none"}',
+    f'- Licence of the weights: {body["licence"]}',
+    f'- Fingerprint: `{body["fingerprint"]}`',
+    *(f'- {key}: {value}' for key, value in facts.items()),
+    *(['- Its tokenizer is in `tokenizer/`.'] if has_tokenizer else []),
+    '',
+    '```python',
+    'from tokpress_jax.io import export',
+    '',
+    "model = export.load('PATH')",
+    f'model{method}',
+    '```',
+  ]
+  return '\n'.join(lines) + '\n'
