@@ -5,7 +5,7 @@ H, W are an image's height and width, C its channels.
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class DatasetInfo:
   split: str
   num_records: int
   image_size: int | None
-  channels: int
+  channels: Literal[1, 3]
   num_classes: int
   class_names: tuple[str, ...] = ()
   splits: tuple[tuple[str, int], ...] = ()
@@ -64,7 +64,7 @@ class Dataset(abc.ABC):
     """Returns the number of records."""
     return self.info.num_records
 
-  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+  def __getitem__(self, index: int) -> dict[str, Any]:
     """Decodes one record.
 
     Args:

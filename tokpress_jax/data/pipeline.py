@@ -296,7 +296,7 @@ def _evaluate(
     for row in np.flatnonzero(~batch['valid']):
       if begin + row < len(dataset):
         skipped += 1
-        where = dataset.where(begin + row)
+        where = dataset.where(int(begin + row))
         log.warning('Skipped %s (%d so far)', where, skipped)
     yield batch
 

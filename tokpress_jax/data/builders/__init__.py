@@ -7,6 +7,7 @@ use, because TFDS takes half a second to import.
 
 import importlib
 import types
+from typing import Any
 
 # Name -> (builder class, one line). The module has the same name.
 EMBEDDED: types.MappingProxyType[str, tuple[str, str]] = types.MappingProxyType(
@@ -18,7 +19,7 @@ EMBEDDED: types.MappingProxyType[str, tuple[str, str]] = types.MappingProxyType(
 )
 
 
-def builder_class(name: str) -> type:
+def builder_class(name: str) -> Any:
   """Returns the TFDS builder class of an embedded data set."""
   module = importlib.import_module(f'{__name__}.{name}')
   return getattr(module, EMBEDDED[name][0])

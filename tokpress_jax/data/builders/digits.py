@@ -26,7 +26,7 @@ DESCRIPTION = (
 )
 
 
-class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
   """The digits as a TFDS builder."""
 
   VERSION = tfds.core.Version('1.0.0')

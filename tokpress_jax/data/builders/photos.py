@@ -57,7 +57,7 @@ DESCRIPTION = (
 )
 
 
-class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
   """The crops as a TFDS builder."""
 
   VERSION = tfds.core.Version('1.0.0')
@@ -123,10 +123,10 @@ def _shipped(file: str) -> pathlib.Path:
   """Finds a file of an installed package without importing the package."""
   package, _, rest = file.partition('/')
   spec = importlib.util.find_spec(package)
-  path = pathlib.Path(spec.origin).parent / rest if spec else pathlib.Path(file)
-  if not path.exists():
+  path = pathlib.Path((spec and spec.origin) or '').parent / rest
+  if not path.is_file():
     raise DataError(
       f'The photograph {file} is not in the installed packages. Install '
-      "scikit-image>=0.22 and scikit-learn: pip install 'tokpress-jax[demo]'."
+      "scikit-image and scikit-learn: pip install 'tokpress-jax[demo]'."
     )
   return path

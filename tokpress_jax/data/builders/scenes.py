@@ -37,7 +37,7 @@ DESCRIPTION = (
 )
 
 
-class Scenes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Scenes(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
   """The drawings as a TFDS builder."""
 
   VERSION = tfds.core.Version('1.0.0')
