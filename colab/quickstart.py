@@ -30,13 +30,14 @@ import sys
 PACKAGE = 'tokpress-jax[demo,viz]'  # A name, a path or git+https://...
 
 if importlib.util.find_spec('tokpress_jax') is None:
-  subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', PACKAGE])
+  command = [sys.executable, '-m', 'pip', 'install', '-q', PACKAGE]
+  subprocess.run(command, check=True)
 
 # %%
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from IPython.display import Image, display
 
 from tokpress_jax import data, metrics, quantize, tokenizers, types, viz
 from tokpress_jax.io import images as image_lib
@@ -149,7 +150,7 @@ decoded = {k: decode(encoded, k) for k in budgets}
 strip = viz.reconstructions(
   test_images[:10], {k: x[:10] for k, x in decoded.items()}
 )
-strip
+display(strip)
 
 # %%
 first = jax.tree.map(lambda x: x[:10], encoded)
@@ -167,7 +168,7 @@ try:
 
   interact(show, tokens=IntSlider(value=4, min=1, max=capacity))
 except ImportError:  # The strip above shows the same budgets, standing still.
-  display(show(min(4, capacity)))  # noqa: F821
+  display(show(min(4, capacity)))
 
 # %% [markdown]
 # ## Quality against tokens
@@ -181,4 +182,5 @@ psnr = [
 ]
 for tokens, value in zip(budgets, psnr, strict=True):
   print(f'{tokens:3d} tokens  {value:5.2f} dB')
-viz.quality_by_tokens({'this model': (budgets, psnr)})
+curve = viz.quality_by_tokens({'this model': (budgets, psnr)})
+display(Image(viz.figure_png(curve)))
