@@ -10,7 +10,9 @@ from typing import Literal, get_args
 
 from tokpress_jax.errors import UserError, did_you_mean
 
-Family = Literal['tokenizer', 'generator', 'model', 'pruner', 'task']
+Family = Literal[
+  'tokenizer', 'generator', 'model', 'pruner', 'task', 'quantizer'
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,11 +81,15 @@ _ENTRIES = {
       paper='EViT, arXiv:2202.07800',
     ),
     _row('top_norm', 'pruner', 'pruners.topk:TopNorm'),
-    _row('tokenizer', 'task', 'train.tasks.tokenize:TokenizerTask'),
-    _row('generator', 'task', 'train.tasks.generate:GeneratorTask'),
-    _row('classifier', 'task', 'train.tasks.classify:ClassifierTask'),
     _row('random', 'pruner', 'pruners.topk:Random', evidence='baseline'),
     _row('stride', 'pruner', 'pruners.topk:Stride', evidence='baseline'),
+    _row('vq', 'quantizer', 'quantize.vq:VQConfig'),
+    _row('fsq', 'quantizer', 'quantize.fsq:FSQConfig'),
+    _row('lfq', 'quantizer', 'quantize.lfq:LFQConfig'),
+    _row('residual_vq', 'quantizer', 'quantize.residual:ResidualVQConfig'),
+    _row(
+      'multi_scale_vq', 'quantizer', 'quantize.multi_scale:MultiScaleVQConfig'
+    ),
     _row('tokenizer_task', 'task', 'train.tasks.tokenize:TokenizerTask'),
     _row('generator_task', 'task', 'train.tasks.generate:GeneratorTask'),
     _row('classifier_task', 'task', 'train.tasks.classify:ClassifierTask'),
