@@ -201,6 +201,15 @@ def test_a_careless_task_is_told(fault, words):
     run(config, steps=1)
 
 
+def test_the_state_is_updated_in_place():
+  job = job_of(BASE)
+  batch = job.put(next(job.stream.batches(0)))
+  with jax.set_mesh(job.mesh):
+    memory = compile_program(job, 0, batch).memory
+  state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(job.abstract))
+  assert memory.alias_size_in_bytes == state
+
+
 def test_init_does_not_depend_on_the_mesh():
   states = []
   for devices, mesh in [(1, {}), (8, {'fsdp': 4, 'fsdp_min_size': 8})]:

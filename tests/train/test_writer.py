@@ -25,9 +25,9 @@ def test_a_resumed_run_takes_later_lines_away(tmp_path, bucket):
     file.write('{"step": 6, "lo')
   writer = JsonLines(str(tmp_path), after=3)
   writer._bucket = bucket
-  writer.write(4, {'loss': 9.0})
+  writer.write(4, {'loss': 9.0, 'psnr': float('inf')})
   assert [row['step'] for row in lines(tmp_path)] == [1, 2, 3, 4]
-  assert lines(tmp_path)[-1] == {'step': 4, 'loss': 9.0}
+  assert lines(tmp_path)[-1] == {'step': 4, 'loss': 9.0, 'psnr': None}
 
 
 def test_tensorboard_writes_events(tmp_path):

@@ -6,6 +6,7 @@ again: the file reads as if the run had never stopped.
 """
 
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -47,8 +48,9 @@ class JsonLines:
     self._path.write_text(self._text)
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Appends one line."""
-    line = json.dumps({'step': step, **metrics}) + '\n'
+    """Appends one line; JSON has null where a number is NaN or infinite."""
+    row = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+    line = json.dumps({'step': step, **row}, allow_nan=False) + '\n'
     if self._bucket:
       self._text += line
       self._path.write_text(self._text)
