@@ -43,6 +43,11 @@ def test_matmul_report(tmp_path):
   assert head.split()[:2] == ['name', 'dtype'] and len(rows) == 2
 
 
+def test_one_size_and_one_dtype_may_stand_alone():
+  (row,) = bench.run('matmul', sizes=16, dtypes='float32', repeats=1)['rows']
+  assert (row['size'], row['dtype']) == (16, 'float32')
+
+
 def test_unknown_names_are_refused():
   with pytest.raises(UserError, match='matmul'):
     bench.run('matmull')

@@ -21,8 +21,8 @@ _CHAIN = 4  # Products per call, so that dispatch does not count.
 
 def run(
   *,
-  sizes: Sequence[int] | None = None,
-  dtypes: Sequence[str] = ('float32', 'bfloat16'),
+  sizes: int | Sequence[int] | None = None,
+  dtypes: str | Sequence[str] = ('float32', 'bfloat16'),
   repeats: int = 5,
 ) -> list[harness.Row]:
   """Times `x @ w` for square matrices.
@@ -38,6 +38,8 @@ def run(
   """
   cpu = jax.default_backend() == 'cpu'
   sizes = sizes or ((512, 1024, 2048) if cpu else (2048, 4096, 8192))
+  sizes = (sizes,) if isinstance(sizes, int) else sizes
+  dtypes = (dtypes,) if isinstance(dtypes, str) else dtypes
   rows = []
   for size in sizes:
     for dtype in dtypes:
