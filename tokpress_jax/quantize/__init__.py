@@ -9,19 +9,39 @@ from tokpress_jax.quantize.base import (
   straight_through,
   usage,
 )
+from tokpress_jax.quantize.fsq import LEVELS as FSQ_LEVELS
+from tokpress_jax.quantize.fsq import FiniteScalarQuantizer, FSQConfig, fsq
+from tokpress_jax.quantize.lfq import LFQConfig, LookupFreeQuantizer, lfq
 from tokpress_jax.quantize.multi_scale import MultiScaleVQ, MultiScaleVQConfig
+from tokpress_jax.quantize.residual import (
+  ResidualVQ,
+  ResidualVQConfig,
+  residual_vq,
+  sample_keep,
+)
 from tokpress_jax.quantize.vq import VectorQuantizer, VQConfig, vq
 
 __all__ = [
+  'FSQ_LEVELS',
   'CodebookStats',
+  'FSQConfig',
+  'FiniteScalarQuantizer',
+  'LFQConfig',
+  'LookupFreeQuantizer',
   'MultiScaleVQ',
   'MultiScaleVQConfig',
   'Quantized',
   'QuantizerConfig',
+  'ResidualVQ',
+  'ResidualVQConfig',
   'VQConfig',
   'VectorQuantizer',
   'count_codes',
+  'fsq',
+  'lfq',
   'perplexity',
+  'residual_vq',
+  'sample_keep',
   'straight_through',
   'usage',
   'vq',

@@ -21,7 +21,7 @@ from flax import linen as nn
 
 from tokpress_jax.nn import resize as resize_lib
 from tokpress_jax.quantize import base
-from tokpress_jax.quantize import vq as vq_lib
+from tokpress_jax.quantize.vq import VectorQuantizer, VQConfig
 
 Array = jax.Array
 
@@ -43,7 +43,7 @@ class MultiScaleVQConfig(base.QuantizerConfig):
       Infinity 'bilinear'.
   """
 
-  vq: vq_lib.VQConfig = vq_lib.VQConfig(dim=32)
+  vq: VQConfig = VQConfig(dim=32)
   scales: tuple[int | tuple[int, int], ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
   phi: int = 4
   phi_ratio: float = 0.5
@@ -136,7 +136,7 @@ class MultiScaleVQ(nn.Module):
   def setup(self):
     """Declares the codebook and the convolutions."""
     c = self.config
-    self.vq = vq_lib.VectorQuantizer(c.vq)
+    self.vq = VectorQuantizer(c.vq)
     self.phi = [
       nn.Conv(
         c.dim,

@@ -67,6 +67,11 @@ class VQConfig(base.QuantizerConfig):
     """Q, codes per token."""
     return 1
 
+  @property
+  def learns_from_stats(self) -> bool:
+    """Whether `update` does anything."""
+    return self.learning == 'ema' or self.revive_below > 0
+
   def build(self, *, dtype: Any = jnp.float32) -> 'VectorQuantizer':
     """The module; distances are float32 whatever the dtype."""
     del dtype
@@ -74,8 +79,8 @@ class VQConfig(base.QuantizerConfig):
 
   def update(self, variables, stats, *, rng, path=()):
     """See `QuantizerConfig.update` and `update_codebook`."""
-    if self.learning == 'gradient' and not self.revive_below:
-      return variables  # Keeps an exported model's codebook bit for bit.
+    if not self.learns_from_stats:
+      return variables
     new = update_codebook(get_state(variables, path), stats, self, rng=rng)
     return set_state(variables, new, path)
 
@@ -144,8 +149,9 @@ def vq(
   chex.assert_rank(codebook, 2)
   chex.assert_equal(z.shape[-1], codebook.shape[-1])
   _check_choice('distance', distance, _DISTANCES)
+  z = jnp.asarray(z)
   dtype, z = z.dtype, z.astype(jnp.float32)
-  codebook = codebook.astype(jnp.float32)
+  codebook = jnp.asarray(codebook, jnp.float32)
   if distance == 'cosine':
     z, codebook = normalize(z), normalize(codebook)
   fixed = jax.lax.stop_gradient

@@ -1,0 +1,191 @@
+"""VAR's two algorithms against loops in NumPy."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tokpress_jax.nn.resize import resize_matrix
+from tokpress_jax.quantize import MultiScaleVQConfig, VQConfig
+from tokpress_jax.quantize.multi_scale import phi_index
+
+SCALES = (1, 2, (2, 3), 4)
+CONFIG = MultiScaleVQConfig(
+  vq=VQConfig(codebook_size=24, dim=3), scales=SCALES, phi=2, phi_ratio=0.4
+)
+
+
+@pytest.fixture(scope='module')
+def model():
+  module = CONFIG.build()
+  z = jax.random.normal(jax.random.key(1), (3, 4, 4, 3))
+  variables = jax.jit(module.init)(jax.random.key(0), z)
+  # A fresh bias is zero and would hide its absence.
+  params = jax.tree.map(
+    lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape),
+    variables['params'],
+  )
+  return module, {'params': params}, z
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames='scales')
+def _lookup(module, variables, codes, scales=None):
+  return module.apply(variables, codes, scales=scales, method='lookup')
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _next_inputs(module, variables, codes):
+  return module.apply(variables, codes, method='next_inputs')
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _accumulate(module, variables, f_hat, codes, scale):
+  return module.apply(variables, f_hat, codes, scale, method='accumulate')
+
+
+def _resize(x, grid, method):
+  rows = np.float64(resize_matrix(x.shape[1], grid[0], method))
+  columns = np.float64(resize_matrix(x.shape[2], grid[1], method))
+  return np.einsum('ph,qw,bhwc->bpqc', rows, columns, x)
+
+
+def _conv(x, kernel, bias):
+  """A 3x3 convolution with zero padding, tap by tap."""
+  height, width = x.shape[1:3]
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  out = np.zeros_like(x) + bias
+  for i in range(3):
+    for j in range(3):
+      out += padded[:, i : i + height, j : j + width] @ kernel[i, j]
+  return out
+
+
+def _oracle(params, z):
+  """Codes, the sum after each scale, the next inputs."""
+  params = jax.tree.map(np.float64, params)
+  z = np.float64(z)
+  rest, f_hat = z.copy(), np.zeros_like(z)
+  codes, sums, inputs = [], [], []
+  for k, grid in enumerate(CONFIG.grids):
+    small = _resize(rest, grid, 'area')
+    square = ((small[..., None, :] - params['vq']['codebook']) ** 2).sum(-1)
+    code = square.argmin(-1)
+    h = _resize(params['vq']['codebook'][code], (4, 4), 'bicubic')
+    phi = params[f'phi_{[0, 0, 1, 1][k]}']
+    h = 0.6 * h + 0.4 * _conv(h, phi['kernel'], phi['bias'])
+    f_hat, rest = f_hat + h, rest - h
+    codes.append(code.reshape(len(z), -1))
+    sums.append(f_hat)
+    if k + 1 < len(SCALES):
+      small = _resize(f_hat, CONFIG.grids[k + 1], 'area')
+      inputs.append(small.reshape(len(z), -1, 3))
+  return np.concatenate(codes, 1), sums, np.concatenate(inputs, 1)
+
+
+def test_matches_numpy(model):
+  module, variables, z = model
+  codes, sums, inputs = _oracle(variables['params'], z)
+  out = jax.jit(module.apply)(variables, z)
+  np.testing.assert_array_equal(out.codes[..., 0], codes)
+  np.testing.assert_allclose(out.embeddings, sums[-1], atol=2e-5)
+  error = np.mean([((z - s) ** 2).mean() for s in sums])
+  np.testing.assert_allclose(out.losses['codebook'], error, rtol=1e-5)
+  np.testing.assert_allclose(out.losses['commitment'], error / 4, rtol=1e-5)
+  found = _next_inputs(module, variables, out.codes)
+  np.testing.assert_allclose(found, inputs, atol=2e-5)
+
+
+def test_every_prefix_of_scales_is_looked_up(model):
+  module, variables, z = model
+  codes, sums, _ = _oracle(variables['params'], z)
+  codes = jnp.asarray(codes)[..., None]
+  for k, end in enumerate(CONFIG.boundaries, start=1):
+    whole = _lookup(module, variables, codes, scales=k)
+    np.testing.assert_allclose(whole, sums[k - 1], atol=2e-5)
+    prefix = _lookup(module, variables, codes[:, :end])
+    np.testing.assert_array_equal(prefix, whole)
+
+
+def test_accumulating_step_by_step_equals_teacher_forcing(model):
+  module, variables, z = model
+  codes = jax.jit(module.apply)(variables, z).codes
+  inputs = _next_inputs(module, variables, codes)
+  f_hat, start, steps = jnp.zeros_like(z), 0, []
+  for k, end in enumerate(CONFIG.boundaries):
+    f_hat, step = _accumulate(module, variables, f_hat, codes[:, start:end], k)
+    start = end
+    steps.append(step)
+  assert steps.pop() is None
+  np.testing.assert_allclose(jnp.concatenate(steps, 1), inputs, atol=1e-6)
+  np.testing.assert_allclose(
+    f_hat, _lookup(module, variables, codes), atol=1e-6
+  )
+
+
+def test_dropped_scales_neither_add_nor_count(model):
+  module, variables, z = model
+  keep = jnp.array([1, 4, 2])
+  out = jax.jit(lambda v, z, k: module.apply(v, z, keep=k))(variables, z, keep)
+  codes, sums, _ = _oracle(variables['params'], z)
+  for row, k in enumerate(keep.tolist()):
+    np.testing.assert_allclose(out.embeddings[row], sums[k - 1][row], atol=2e-5)
+    end = CONFIG.boundaries[k - 1]
+    np.testing.assert_array_equal(out.codes[row, :end, 0], codes[row, :end])
+    assert not out.codes[row, end:].any()
+  np.testing.assert_array_equal(out.stats.count.sum(1), [3, 8, 6, 16])
+
+
+def test_both_parts_learn_from_the_sum(model):
+  module, variables, z = model
+  grads = jax.grad(lambda p: module.apply({'params': p}, z).losses['codebook'])(
+    variables['params']
+  )
+  for leaf in jax.tree.leaves(grads):
+    assert np.abs(leaf).max() > 0
+  zero = jax.grad(
+    lambda p: module.apply({'params': p}, z).losses['commitment']
+  )(variables['params'])
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(zero))
+
+
+def test_shared_convolutions_follow_the_published_table():
+  assert [phi_index(k, 10, 4) for k in range(10)] == [
+    *(0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
+  ]
+  assert [phi_index(k, 14, 4) for k in range(14)] == [
+    *(0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3)
+  ]
+  assert [phi_index(k, 5, 5) for k in range(5)] == [0, 1, 2, 3, 4]
+  assert phi_index(0, 1, 1) == 0
+
+
+def test_published_lengths():
+  config = MultiScaleVQConfig()
+  assert config.boundaries == (1, 5, 14, 30, 55, 91, 155, 255, 424, 680)
+  big = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
+  assert dataclasses.replace(config, scales=big).boundaries[-1] == 2240
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'scales': ()}, 'scales is empty'),
+    ({'scales': (1, 4, 2)}, 'scale 4x4 does not fit into the last'),
+    ({'scales': (1, 2), 'phi': 3}, 'phi=3 convolutions for 2 scales'),
+  ],
+)
+def test_bad_config(fields, message):
+  with pytest.raises(ValueError, match=message):
+    MultiScaleVQConfig(**{'phi': 0, **fields})
+
+
+def test_codes_must_end_with_a_scale(model):
+  module, variables, _ = model
+  codes = jnp.zeros((1, 6, 1), jnp.int32)
+  with pytest.raises(ValueError, match='6 codes and scales=None do not fit'):
+    module.apply(variables, codes, method='lookup')
+  with pytest.raises(ValueError, match='3 scales need 11 codes; got 6'):
+    module.apply(variables, codes, scales=3, method='lookup')
