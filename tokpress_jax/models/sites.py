@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.nn import transformer
 from tokpress_jax.pruners import reduction
 from tokpress_jax.pruners.base import PrunerProtocol
 from tokpress_jax.types import Array, Signals, Tokens
@@ -81,36 +80,34 @@ def parse_plan(
 
 
 def layer_signals(
-  block: transformer.Block,
   tokens: Tokens,
+  queries: Array,
+  keys: Array,
+  *,
+  scale: float,
   needs: frozenset[str],
   shared: Signals,
 ) -> Signals:
-  """Computes what pruners in a block need, and nothing else.
+  """Gives what pruners in a block need, and computes nothing else.
 
-  Inside one jitted program the projections here are those of the block's own
-  attention, and computed once. Of the attention matrix only the first token's
-  row is formed.
+  Of the attention matrix only the first token's row is formed.
 
   Args:
-    block: a bound block without modulation.
-    tokens: what enters it.
+    tokens: what enters the block.
+    queries: [B, A, N, E] of its attention, before any rotation.
+    keys: [B, A, N, E].
+    scale: of its logits.
     needs: names of signals.
     shared: what every site has ('rng', 'pixels').
 
   Returns:
     The shared signals and the layer's that are needed.
   """
-  x = tokens.features
-  found: dict[str, Array] = {}
-  if needs & {'keys', 'queries', 'attention_row'}:
-    q, k, _ = block.attn.project(block.pre_attention(x, {}))
-    if 'attention_row' in needs:
-      found['attention_row'] = attention_row(
-        q[:, :, 0], k, tokens, scale=block.attn.logit_scale
-      )
-    found |= {'keys': k, 'queries': q}
-  found['before'] = x
+  found = {'keys': keys, 'queries': queries, 'before': tokens.features}
+  if 'attention_row' in needs:
+    found['attention_row'] = attention_row(
+      queries[:, :, 0], keys, tokens, scale=scale
+    )
   return shared.replace(**{n: found[n] for n in needs & found.keys()})
 
 

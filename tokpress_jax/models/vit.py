@@ -271,10 +271,15 @@ class ViT(nn.Module):
     drop = {'drop': rate, 'deterministic': deterministic}
 
     def body(block, tokens, done):
-      signals = sites.layer_signals(block, tokens, needs, shared)
+      x = tokens.features
+      q, k, v = block.attn.project(block.pre_attention(x, {}))
+      signals = sites.layer_signals(
+        tokens, q, k, scale=block.attn.logit_scale, needs=needs, shared=shared
+      )
       x, _ = block.attend(
-        tokens.features,
+        x,
         {},
+        projected=(q, k, v),
         **_mask_and_bias(tokens, done, proportional),
         **drop,
       )

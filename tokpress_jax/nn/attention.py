@@ -249,6 +249,7 @@ class Attention(nn.Module):
     cache: Cache | None = None,
     start: int | Array = 0,
     visible: int | None = None,
+    projected: tuple[Array, Array, Array] | None = None,
   ) -> tuple[Array, Cache | None]:
     """Attends.
 
@@ -262,12 +263,13 @@ class Attention(nn.Module):
       start: the first slot written.
       visible: the static number of cache slots attended to; all if None. With
         exact caches it is start + T and no mask is needed.
+      projected: q, k, v of x where a host has them from `project` already.
 
     Returns:
       [B, T, D], and the cache with the new keys and values (None if none was
       given).
     """
-    q, k, v = self.project(x)
+    q, k, v = self.project(x) if projected is None else projected
     if rotation is not None:
       q = positions_lib.rotate(q, rotation)
       k = positions_lib.rotate(k, rotation)
