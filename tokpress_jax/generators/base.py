@@ -2,8 +2,9 @@
 
 generator = order, visibility, inputs, commit, head, sampler. A method is a
 config and a Linen module with two entries: `__call__` gives the training logits
-of all blocks in one pass, `sample_codes` draws the codes with its loop. Decoding
-to images and the checks of what the user asked for are written once, here.
+of all blocks in one pass, `sample_codes` draws the codes with its loop.
+Decoding to images and the checks of what the user asked for are written once,
+here.
 
 Dimension letters: B batch, N tokens, L tokens of the tokenizer's full length, V
 codebook entries, H rows, W columns, C channels.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -25,6 +27,7 @@ from tokpress_jax.generators import condition, sampling
 from tokpress_jax.tokenizers import lengths as lengths_lib
 
 Array = jax.Array
+Tokenizing = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,36 @@ class GeneratorConfig:
           'them together, or load the tokenizer this generator was trained on'
         )
 
+  def fit_to(self, tokenizer: Any) -> GeneratorConfig:
+    """Takes from a tokenizer's config what the codes decide.
+
+    Args:
+      tokenizer: its config.
+
+    Returns:
+      This config with the codebook's size and the layout of the codes set.
+
+    Raises:
+      UserError: if this kind of generator cannot read such a tokenizer.
+    """
+    raise NotImplementedError
+
+  def train_inputs(self, codes: Array, tokenizer: Tokenizing) -> Array:
+    """Gives what the training pass reads, beside the labels.
+
+    Args:
+      codes: int32 [B, N, Q].
+      tokenizer: calls a method of the tokenizer by name, its variables bound.
+
+    Returns:
+      The first argument of the module's `__call__`.
+    """
+    raise NotImplementedError
+
+  def example_inputs(self) -> tuple[Array, Array]:
+    """Arguments of the module's `__call__`, for its initialisation."""
+    raise NotImplementedError
+
   def build(self, *, dtype: Any = jnp.float32) -> nn.Module:
     """Makes the module; parameters are float32, matmuls run in `dtype`."""
     raise NotImplementedError
@@ -118,8 +151,8 @@ def sample(
   """Samples codes and images: one jitted program, caches and decoder included.
 
   It compiles once per batch size, `num_tokens`, `show` and set of options that
-  are not None; labels, keys, lengths and the sampler's numbers are traced. Row b
-  depends on the key, b and its label only, not on the batch around it.
+  are not None; labels, keys, lengths and the sampler's numbers are traced. Row
+  b depends on the key, b and its label only, not on the batch around it.
 
   Args:
     generator: with its tokenizer (a next-token generator does without; then
@@ -224,4 +257,3 @@ def forced_codes(
     return drawn
   part = jax.lax.dynamic_slice_in_dim(forced, start, drawn.shape[1], axis=1)
   return jnp.where(part >= 0, part, drawn)
-

@@ -79,7 +79,9 @@ def check_labels(labels: Array | np.ndarray, num_classes: int) -> None:
   if isinstance(labels, jax.core.Tracer):
     return
   values = np.asarray(labels)
-  wrong = sorted({int(v) for v in values[(values < 0) | (values > num_classes)]})
+  wrong = sorted(
+    {int(v) for v in values[(values < 0) | (values > num_classes)]}
+  )
   if wrong:
     raise errors.UserError(
       f'unknown class {wrong}: this generator knows 0 to {num_classes - 1}, '

@@ -109,9 +109,7 @@ def parents(grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
   return slot.astype(np.int32), weight / weight.sum(axis=1, keepdims=True)
 
 
-def from_parents(
-  outputs: Array, slot: np.ndarray, weight: np.ndarray
-) -> Array:
+def from_parents(outputs: Array, slot: np.ndarray, weight: np.ndarray) -> Array:
   """Mixes the outputs of each token's parents.
 
   Args:

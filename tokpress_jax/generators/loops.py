@@ -91,7 +91,9 @@ class BlockLoop:
       ValueError: if the commit needs `clean` and none was given.
     """
     if self.commit is commits.rerun and clean is None:
-      raise ValueError('commit.rerun needs clean=(state, cache, block) -> cache')
+      raise ValueError(
+        'commit.rerun needs clean=(state, cache, block) -> cache'
+      )
 
     def one(state: Any, cache: Any, block: Block) -> tuple[Any, Any, Any]:
       state, after, output = step(state, cache, block)
@@ -112,7 +114,9 @@ class BlockLoop:
       return state, cache, outputs
     outputs = []
     starts = itertools.accumulate(self.sizes, initial=0)
-    for index, (start, size) in enumerate(zip(starts, self.sizes, strict=False)):
+    for index, (start, size) in enumerate(
+      zip(starts, self.sizes, strict=False)
+    ):
       block = Block(index=index, start=start, size=size)
       state, cache, output = one(state, cache, block)
       outputs.append(output)

@@ -23,9 +23,16 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import errors, nn
-from tokpress_jax.generators import base, condition, heads, inputs, loops
+from tokpress_jax.generators import (
+  base,
+  condition,
+  heads,
+  inputs,
+  loops,
+  sampling,
+  visibility,
+)
 from tokpress_jax.generators import order as orders
-from tokpress_jax.generators import sampling, visibility
 
 Array = jax.Array
 
@@ -45,7 +52,7 @@ class NextTokenConfig(base.GeneratorConfig):
 
   tokens: int = 256
   positions: Literal['learned', 'rotary'] = 'rotary'
-  activation: Literal['gelu', 'gelu_tanh', 'swiglu'] = 'gelu'
+  activation: Literal['gelu', 'gelu_tanh', 'relu', 'swiglu'] = 'gelu'
   norm: Literal['layer', 'rms'] = 'rms'
   bias: Literal['all', 'qv', 'none'] = 'none'
   qk_norm: Literal['l2', 'layer', 'rms'] | None = None
@@ -74,6 +81,28 @@ class NextTokenConfig(base.GeneratorConfig):
       drop_path=self.drop_path,
     )
 
+  def fit_to(self, tokenizer: Any) -> NextTokenConfig:
+    """See `GeneratorConfig`."""
+    if tokenizer.quantizer.num_codes != 1:
+      raise errors.UserError(
+        'a next-token generator predicts one code per token, this tokenizer '
+        f'has {tokenizer.quantizer.num_codes}'
+      )
+    return dataclasses.replace(
+      self,
+      codebook_size=tokenizer.codebook_size,
+      tokens=tokenizer.num_tokens,
+    )
+
+  def train_inputs(self, codes: Array, tokenizer: base.Tokenizing) -> Array:
+    """The codes themselves."""
+    del tokenizer
+    return codes[..., 0]
+
+  def example_inputs(self) -> tuple[Array, Array]:
+    """See `GeneratorConfig`."""
+    return jnp.zeros((1, self.tokens), jnp.int32), jnp.zeros((1,), jnp.int32)
+
   def build(self, *, dtype: Any = jnp.float32) -> NextTokenGenerator:
     """Makes the module."""
     return NextTokenGenerator(self, dtype=dtype)
@@ -95,9 +124,7 @@ class NextTokenGenerator(linen.Module):
       c.codebook_size,
       c.width,
       dtype=self.dtype,
-      embedding_init=linen.initializers.truncated_normal(
-        (3 * c.width) ** -0.5
-      ),
+      embedding_init=linen.initializers.truncated_normal((3 * c.width) ** -0.5),
     )
     if c.positions == 'learned':
       self.place = nn.LearnedPositions(c.tokens, c.width, dtype=self.dtype)
@@ -182,7 +209,10 @@ class NextTokenGenerator(linen.Module):
       logits = self.head(x)
       if guidance is not None:
         logits = sampling.guide(*jnp.split(logits, 2), guidance[i])
-      codes = sampler.draw(logits, sampling.row_gumbel(rng, i, logits.shape))
+      noise = sampling.token_gumbel(
+        rng, logits.shape[0], i[None], c.codebook_size
+      )
+      codes = sampler.draw(logits, noise)
       codes = base.forced_codes(forced, codes, i)
       x = self.token_embed(codes)
       x = x if guidance is None else jnp.concatenate([x, x])

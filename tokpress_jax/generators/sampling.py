@@ -29,8 +29,10 @@ Array = jax.Array
 
 @functools.partial(struct.dataclass, kw_only=True)
 class Sampler:
-  """How codes are drawn. A pytree: numbers may be traced, so a new value does
-  not compile anew; whether a field is None is static.
+  """How codes are drawn.
+
+  A pytree: its numbers may be traced, so a new value does not compile anew;
+  whether a field is None is static.
 
   Attributes:
     temperature: of the categorical draw; 0 takes the most probable code.
@@ -114,23 +116,23 @@ def guide(conditional: Array, unconditional: Array, t: float | Array) -> Array:
 
 
 def constant(scale: Any, steps: int) -> Any:
-  """t = scale - 1 at all steps (LlamaGen, RAR: u + scale (c - u))."""
+  """Guides with t = scale - 1 at all steps (LlamaGen, NAR)."""
   return (scale - 1) * np.ones(steps, np.float32)
 
 
 def linear(scale: Any, steps: int) -> Any:
-  """t = scale k / (S - 1): none at the first step (VAR)."""
+  """Guides with t = scale k / (S - 1), nothing at the first step (VAR)."""
   return scale * np.arange(steps, dtype=np.float32) / max(steps - 1, 1)
 
 
 def power_cosine(scale: Any, steps: int, *, power: float = 3.0) -> Any:
-  """t = (scale - 1) (1 - cos(pi (k / S)^power)) / 2 (RAR; TiTok-S-128)."""
+  """Guides with t = (scale - 1) (1 - cos(pi (k / S)^power)) / 2 (RAR)."""
   ratio = np.arange(steps, dtype=np.float32) / steps
   return (scale - 1) * (1 - np.cos(np.pi * ratio**power)) / 2
 
 
 def delayed(scale: Any, steps: int, *, start: float = 0.25) -> Any:
-  """t = scale - 1 from the ratio `start` on, 0 before (ResTok's generator)."""
+  """Guides with t = scale - 1 once k / S reaches `start` (ResTok's HAR)."""
   ratio = np.arange(steps, dtype=np.float32) / steps
   return (scale - 1) * (ratio >= start).astype(np.float32)
 
@@ -184,22 +186,30 @@ def top_p(logits: Array, p: float | Array) -> Array:
   return jnp.where(keys >= threshold, logits, -jnp.inf)
 
 
-def row_gumbel(rng: Array, index: int | Array, shape: tuple[int, ...]) -> Array:
-  """Gumbel noise whose row b depends on the key, `index` and b alone.
+def token_gumbel(
+  rng: Array, rows: int, slots: Array | np.ndarray, codebook_size: int
+) -> Array:
+  """Gumbel noise that depends on the key, the row and the slot alone.
 
-  A sample is then the same in any batch and on any number of devices.
+  A sample is then the same in any batch, at any length, on any number of
+  devices, and however its slots are grouped into blocks. Where blocks are
+  unrolled, draw all slots at once and slice: each call compiles its own
+  generator, seconds on a CPU.
 
   Args:
     rng: a typed key.
-    index: of the step.
-    shape: [B, ...].
+    rows: B.
+    slots: int [n], slots of the row of tokens; may be traced.
+    codebook_size: V.
 
   Returns:
-    float32 of that shape.
+    float32 [B, n, V].
   """
-  rng = jax.random.fold_in(rng, index)
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(shape[0]))
-  return jax.vmap(lambda key: jax.random.gumbel(key, shape[1:]))(keys)
+  draw = lambda row, slot: jax.random.gumbel(
+    jax.random.fold_in(jax.random.fold_in(rng, row), slot), (codebook_size,)
+  )
+  per_row = jax.vmap(draw, (None, 0))
+  return jax.vmap(per_row, (0, None))(jnp.arange(rows), jnp.asarray(slots))
 
 
 def _concrete(value: Any) -> bool:
@@ -208,7 +218,8 @@ def _concrete(value: Any) -> bool:
 
 def _ordered(x: Array) -> Array:
   """Maps float32 to int32 with the same order; both zeros give 0."""
-  x = x.astype(jnp.float32) + 0.0  # -0.0 + 0.0 is 0.0
+  x = x.astype(jnp.float32)
+  x = jnp.where(x == 0, 0.0, x)  # -0.0; adding 0.0 would be optimised away
   bits = jax.lax.bitcast_convert_type(x, jnp.int32)
   return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 

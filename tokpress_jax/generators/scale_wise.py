@@ -24,9 +24,16 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import errors, nn
-from tokpress_jax.generators import base, condition, heads, inputs, loops
+from tokpress_jax.generators import (
+  base,
+  condition,
+  heads,
+  inputs,
+  loops,
+  sampling,
+  visibility,
+)
 from tokpress_jax.generators import order as orders
-from tokpress_jax.generators import sampling, visibility
 
 Array = jax.Array
 
@@ -98,6 +105,30 @@ class ScaleWiseConfig(base.GeneratorConfig):
         f'(latent_dim), its tokenizer has {tokenizer.latent_dim}'
       )
 
+  def fit_to(self, tokenizer: Any) -> ScaleWiseConfig:
+    """See `GeneratorConfig`."""
+    if not hasattr(tokenizer, 'scales'):
+      raise errors.UserError(
+        'a scale-wise generator reads a multi-scale tokenizer, this one is '
+        f'{type(tokenizer).__name__}; train one such as '
+        'configs/multi_scale_digits.py'
+      )
+    return dataclasses.replace(
+      self,
+      codebook_size=tokenizer.codebook_size,
+      scales=tuple(tokenizer.scales),
+      latent_dim=tokenizer.quantizer.dim,
+    )
+
+  def train_inputs(self, codes: Array, tokenizer: base.Tokenizing) -> Array:
+    """The tokenizer's `next_inputs`."""
+    return tokenizer('next_inputs', codes)
+
+  def example_inputs(self) -> tuple[Array, Array]:
+    """See `GeneratorConfig`."""
+    later = self.num_tokens - self.sizes[0]
+    return jnp.zeros((1, later, self.latent_dim)), jnp.zeros((1,), jnp.int32)
+
   def build(self, *, dtype: Any = jnp.float32) -> ScaleWiseGenerator:
     """Makes the module."""
     return ScaleWiseGenerator(self, dtype=dtype)
@@ -121,9 +152,7 @@ class ScaleWiseGenerator(linen.Module):
     self.start = table(c.sizes[0])
     self.positions = table(c.num_tokens)
     self.levels = table(len(c.sizes))
-    self.latent_embed = linen.Dense(
-      c.width, dtype=self.dtype, kernel_init=init
-    )
+    self.latent_embed = linen.Dense(c.width, dtype=self.dtype, kernel_init=init)
     if c.modulation == 'shared':
       self.shared_ada = linen.Dense(
         6 * c.width, dtype=self.dtype, kernel_init=init
@@ -196,6 +225,9 @@ class ScaleWiseGenerator(linen.Module):
     modulation = self._modulation(cond)
     capacity = c.boundaries[num_scales - 1]
     cache = self.stack.empty_cache(labels.shape[0], capacity)
+    noise = sampling.token_gumbel(
+      rng, batch, jnp.arange(capacity), c.codebook_size
+    )
     total = jnp.zeros((batch, *tokenizer.scales[-1], tokenizer.latent_dim))
 
     def step(state, cache, block):
@@ -206,7 +238,9 @@ class ScaleWiseGenerator(linen.Module):
       else:
         x = self.latent_embed(latents.astype(self.dtype))
         x = x if guidance is None else jnp.concatenate([x, x])
-      place = self.positions(slice(block.start, end)) + self.levels([k])
+      place = self.positions(slice(block.start, end)) + self.levels(
+        slice(k, k + 1)
+      )
       x, cache = self.stack(
         x + place[None],
         cond=modulation,
@@ -217,7 +251,7 @@ class ScaleWiseGenerator(linen.Module):
       logits = self.head(x, cond)
       if guidance is not None:
         logits = sampling.guide(*jnp.split(logits, 2), guidance[k])
-      codes = sampler.draw(logits, sampling.row_gumbel(rng, k, logits.shape))
+      codes = sampler.draw(logits, noise[:, block.start : end])
       codes = base.forced_codes(forced, codes, block.start)
       state = tokenizer.accumulate(total, codes[..., None], k)
       return state, cache, codes

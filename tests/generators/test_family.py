@@ -1,0 +1,470 @@
+"""What holds for every generator; a new method joins `ROWS` below.
+
+Each row builds a tiny generator with a tiny real tokenizer. Parameters are
+redrawn, so that no gate or head starts at zero and hides an error.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tokpress_jax import generators, nn, quantize, tokenizers, types
+from tokpress_jax.generators import base, sampling
+
+VOCAB, CLASSES, SCALES = 11, 3, (1, 2, 3)
+SMALL = {
+  'codebook_size': VOCAB,
+  'num_classes': CLASSES,
+  'width': 16,
+  'depth': 2,
+  'heads': 2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  config: generators.GeneratorConfig
+  tokenizer: Any
+  # (tokenizer, codes [B, N]) -> first argument of `__call__`.
+  inputs: Callable[[types.Loaded | None, jax.Array], jax.Array]
+
+
+def pyramid():
+  return tokenizers.MultiScaleConfig(
+    image_size=6,
+    channels=1,
+    patch=2,
+    width=8,
+    heads=2,
+    encoder_depth=1,
+    decoder_depth=1,
+    quantizer=quantize.MultiScaleVQConfig(
+      vq=quantize.VQConfig(codebook_size=VOCAB, dim=4), scales=SCALES, phi=2
+    ),
+  )
+
+
+def line(tokens=5):
+  return tokenizers.OneDConfig(
+    tokens=tokens,
+    image_size=4,
+    channels=1,
+    patch=2,
+    width=8,
+    heads=2,
+    encoder_depth=1,
+    decoder_depth=1,
+    quantizer=quantize.VQConfig(codebook_size=VOCAB, dim=4),
+  )
+
+
+def scale_wise(**kwargs):
+  config = generators.ScaleWiseConfig(
+    **SMALL, scales=SCALES, latent_dim=4, **kwargs
+  )
+  return Row(
+    config, pyramid(), lambda tok, codes: tok.next_inputs(codes[..., None])
+  )
+
+
+def next_token(**kwargs):
+  config = generators.NextTokenConfig(**SMALL, tokens=5, **kwargs)
+  return Row(config, line(), lambda tok, codes: codes)
+
+
+ROWS = {
+  'scale_wise': scale_wise(),
+  'scale_wise_shared_modulation': scale_wise(modulation='shared', qk_norm=None),
+  'next_token_rotary': next_token(),
+  'next_token_learned': next_token(
+    positions='learned', norm='layer', qk_norm='l2', bias='qv'
+  ),
+}
+
+
+def redraw(module, config, seed):
+  key, rng = jax.random.key(0), np.random.default_rng(seed)
+  shapes = jax.eval_shape(module.init, key, *example_inputs(config))
+
+  def draw(x):
+    scale = 0.5 if x.ndim < 2 else x.shape[-2] ** -0.5
+    return jnp.asarray(rng.normal(size=x.shape) * scale, jnp.float32)
+
+  return jax.tree.map(draw, shapes)
+
+
+def load(config, seed, tokenizer=None, dtype=jnp.float32):
+  module = config.build(dtype=dtype)
+  spec = types.Spec(name='tiny', family=config.family, config=config)
+  return types.Loaded(module, redraw(module, config, seed), spec, tokenizer)
+
+
+def example_inputs(config, batch=1):
+  labels = jnp.zeros((batch,), jnp.int32)
+  if isinstance(config, generators.ScaleWiseConfig):
+    later = config.num_tokens - config.sizes[0]
+    return jnp.zeros((batch, later, config.latent_dim)), labels
+  if isinstance(config, generators.NextTokenConfig):
+    return jnp.zeros((batch, config.num_tokens), jnp.int32), labels
+  shape = (batch, config.image_size, config.image_size, config.channels)
+  return (jnp.zeros(shape),)
+
+
+@functools.cache
+def loaded(name, dtype=jnp.float32):
+  row = ROWS[name]
+  return load(row.config, 0, tokenizer=load(row.tokenizer, 1), dtype=dtype)
+
+
+@functools.cache
+def batch(name, size=8):
+  """Codes [B, N], labels [B] and the inputs of `__call__`."""
+  row, rng = ROWS[name], np.random.default_rng(2)
+  codes = jnp.asarray(rng.integers(VOCAB, size=(size, row.config.num_tokens)))
+  labels = jnp.asarray(rng.integers(CLASSES + 1, size=size))
+  return codes, labels, row.inputs(loaded(name).tokenizer, codes)
+
+
+every_row = pytest.mark.parametrize('name', ROWS)
+# One row of each module, where the others would only compile the same again.
+each_module = pytest.mark.parametrize(
+  'name', ['scale_wise', 'next_token_rotary']
+)
+SAMPLER = generators.Sampler(top_k=7, top_p=0.9, guidance=1.5)
+
+
+@functools.cache
+def compiled(name):
+  return jax.jit(loaded(name).module.apply)
+
+
+def sample(name, labels, *, seed=0, model=None, **kwargs):
+  """All options at once, so that the tests share one compiled program."""
+  config = ROWS[name].config
+  shape = (labels.shape[0], config.num_tokens)
+  options = {
+    'sampler': SAMPLER,
+    'length': jnp.full(shape[:1], shape[1]),
+    'forced': jnp.full(shape, -1),
+    'show': config.boundaries[1:2],
+  }
+  return generators.sample(
+    model or loaded(name),
+    labels,
+    rng=jax.random.key(seed),
+    **(options | kwargs),
+  )
+
+
+@every_row
+def test_jit_equals_eager_and_a_row_is_independent_of_its_batch(name):
+  model = loaded(name)
+  _, labels, x = batch(name)
+  logits = compiled(name)(model.variables, x, labels)
+  shape = (8, model.module.config.num_tokens, VOCAB)
+  assert logits.shape == shape and logits.dtype == jnp.float32
+  assert logits.std() > 0.1
+  eager = model(x, labels)
+  np.testing.assert_allclose(logits, eager, atol=1e-5)
+  alone = compiled(name)(model.variables, x[3:4], labels[3:4])
+  np.testing.assert_allclose(logits[3:4], alone, atol=1e-5)
+
+
+@each_module
+def test_init_runs_and_starts_near_uniform(name):
+  config = ROWS[name].config
+  module = config.build()
+  _, labels, x = batch(name)
+  variables = jax.jit(module.init)(jax.random.key(0), x, labels)
+  logits = compiled(name)(variables, x, labels)
+  assert 0 < jnp.abs(logits).max() < 1
+
+
+@every_row
+def test_gradients_reach_every_parameter(name):
+  model = loaded(name)
+  codes, labels, x = batch(name)
+
+  def loss(params):
+    logits = model.module.apply(
+      {'params': params},
+      x,
+      labels,
+      deterministic=False,
+      rngs={'dropout': jax.random.key(0)},
+    )
+    return generators.categorical_loss(logits, codes).mean()
+
+  value, grads = jax.jit(jax.value_and_grad(loss))(model.variables['params'])
+  assert np.isfinite(value)
+  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+    assert np.isfinite(grad).all() and np.any(grad), jax.tree_util.keystr(path)
+
+
+@each_module
+def test_class_dropout_needs_and_uses_its_key(name):
+  model = loaded(name)
+  _, labels, x = batch(name)
+  run = jax.jit(
+    lambda seed: model(
+      x, labels, deterministic=False, rngs={'dropout': jax.random.key(seed)}
+    )
+  )
+  plain = compiled(name)(model.variables, x, labels)
+  runs = [run(seed) for seed in range(4)]
+  changed = [np.abs(r - plain).max(axis=(1, 2)) > 1e-6 for r in runs]
+  share = np.mean(changed)
+  assert 0 < share < 0.5  # 10% of the labels are dropped
+  none = jnp.full_like(labels, CLASSES)
+  null = compiled(name)(model.variables, x, none)
+  for dropped, got in zip(changed, runs, strict=True):
+    np.testing.assert_allclose(got[dropped], null[dropped], atol=1e-5)
+
+
+@every_row
+def test_bfloat16_is_finite_and_near(name):
+  _, labels, x = batch(name)
+  exact = compiled(name)(loaded(name).variables, x, labels)
+  low = loaded(name, jnp.bfloat16)
+  logits = jax.jit(low.module.apply)(low.variables, x, labels)
+  assert logits.dtype == jnp.float32 and np.isfinite(logits).all()
+  assert np.abs(logits - exact).mean() < 0.1 * exact.std()
+  sampled = jax.eval_shape(lambda: sample(name, labels, model=low))
+  assert sampled.codes.dtype == jnp.int32
+
+
+@every_row
+def test_cached_sampling_equals_uncached_recomputation(name):
+  """Draws each block from the whole training pass, guided, step by step."""
+  model = loaded(name)
+  config, tokenizer = model.module.config, model.tokenizer
+  _, labels, _ = batch(name)
+  rng = jax.random.key(5)
+  got = sample(name, labels, seed=5).codes[..., 0]
+  sizes = getattr(config, 'sizes', (1,) * config.num_tokens)
+  weights = SAMPLER.weights(len(sizes))
+  none = jnp.full_like(labels, config.num_classes)
+  codes, start = jnp.zeros((8, config.num_tokens), jnp.int32), 0
+  for k, size in enumerate(sizes):
+    x = ROWS[name].inputs(tokenizer, codes)
+    cond = compiled(name)(model.variables, x, labels)
+    uncond = compiled(name)(model.variables, x, none)
+    logits = ((1 + weights[k]) * cond - weights[k] * uncond)[
+      :, start : start + size
+    ]
+    slots = jnp.arange(start, start + size)
+    noise = sampling.token_gumbel(rng, 8, slots, VOCAB)
+    codes = codes.at[:, start : start + size].set(SAMPLER.draw(logits, noise))
+    start += size
+  np.testing.assert_array_equal(got, codes)
+
+
+@each_module
+def test_sampling_is_fixed_by_its_key_and_one_compilation(name):
+  _, labels, _ = batch(name)
+  first = sample(name, labels)
+  compilations = base._sample._cache_size()
+  again = sample(name, labels)
+  other = sample(
+    name,
+    labels[::-1],
+    seed=1,
+    sampler=generators.Sampler(top_k=3, top_p=0.5, guidance=4.0),
+  )
+  assert base._sample._cache_size() == compilations
+  np.testing.assert_array_equal(first.images, again.images)
+  assert (first.codes != other.codes).any()
+  assert first.codes.min() >= 0 and first.codes.max() < VOCAB
+  assert np.abs(first.images).max() <= 1
+
+
+@each_module
+def test_any_prefix_of_tokens_is_an_image(name):
+  """Fewer tokens, lengths per row and previews agree with the whole row."""
+  model = loaded(name)
+  _, labels, _ = batch(name)
+  # Guidance 0: a next-token schedule runs over the tokens that are drawn.
+  plain = generators.Sampler(top_k=7, top_p=0.9, guidance=0.0)
+  bounds = model.module.config.boundaries
+  n = bounds[1]
+  length = jnp.asarray(([bounds[0], n, bounds[-1]] * 3)[:8])
+  full = sample(name, labels, sampler=plain)
+  ragged = sample(name, labels, sampler=plain, length=length)
+  seen = np.arange(bounds[-1])[None] < np.asarray(length)[:, None]
+  np.testing.assert_array_equal(
+    ragged.codes[..., 0], np.where(seen, full.codes[..., 0], 0)
+  )
+  decode = jax.jit(lambda tok, codes, n: tok.decode_codes(codes, length=n))
+  decoded = decode(model.tokenizer, full.codes, length)
+  np.testing.assert_allclose(ragged.images, decoded, atol=1e-5)
+  # The shortest call there is: no options, fewer tokens, another batch.
+  short = generators.sample(
+    model, labels[:2], rng=jax.random.key(0), num_tokens=n
+  )
+  unfiltered = generators.Sampler(top_k=VOCAB, top_p=1.0, guidance=0.0)
+  whole = sample(name, labels, sampler=unfiltered)
+  np.testing.assert_array_equal(short.codes, whole.codes[:2, :n])
+  np.testing.assert_allclose(short.images, whole.previews[0][:2], atol=1e-5)
+
+
+@each_module
+def test_forced_codes_are_kept_and_the_rest_follows(name):
+  codes, labels, _ = batch(name)
+  n = codes.shape[1]
+  prefix = jnp.where(jnp.arange(n)[None] < n // 2, codes, -1)
+  got = sample(name, labels, forced=prefix).codes[..., 0]
+  np.testing.assert_array_equal(got[:, : n // 2], codes[:, : n // 2])
+  free = sample(name, labels).codes[..., 0]
+  assert (got[:, n // 2 :] != free[:, n // 2 :]).any()
+  nothing = sample(name, labels, forced=jnp.full_like(codes, -1)).codes[..., 0]
+  np.testing.assert_array_equal(nothing, free)
+
+
+@each_module
+def test_sharded_over_eight_devices_equals_one(name):
+  model = loaded(name)
+  _, labels, x = batch(name)
+  mesh = jax.make_mesh(
+    (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  put = lambda a, spec: jax.device_put(a, NamedSharding(mesh, spec))
+  rows, whole = PartitionSpec('data'), PartitionSpec()
+  variables = put(model.variables, whole)
+  sharded = compiled(name)(variables, put(x, rows), put(labels, rows))
+  single = compiled(name)(model.variables, x, labels)
+  np.testing.assert_allclose(sharded, single, atol=1e-5)
+  spread = types.Loaded(
+    model.module, variables, model.spec, put(model.tokenizer, whole)
+  )
+  got = sample(name, put(labels, rows), model=spread)
+  want = sample(name, labels)
+  np.testing.assert_array_equal(got.codes, want.codes)
+  np.testing.assert_allclose(got.images, want.images, atol=1e-5)
+
+
+@each_module
+def test_unstacked_layers_sample_the_same(name):
+  model = loaded(name)
+  _, labels, _ = batch(name)
+  split = types.Loaded(
+    model.module, nn.unstack(model.variables), model.spec, model.tokenizer
+  )
+  got = sample(name, labels, model=split)
+  np.testing.assert_array_equal(got.codes, sample(name, labels).codes)
+
+
+@each_module
+def test_bad_requests_are_refused_in_words(name):
+  _, labels, _ = batch(name)
+  refuse = lambda message: pytest.raises(ValueError, match=message)
+  with refuse(r'unknown class \[-1, 4\]: this generator knows 0 to 2'):
+    sample(name, jnp.array([0, 4, -1]))
+  with refuse('top_k 12 is above the codebook size 11'):
+    sample(name, labels, sampler=generators.Sampler(top_k=12))
+  with refuse('a budget of 0 tokens'):
+    sample(name, labels, num_tokens=0)
+  with refuse(r'forced codes must be \[B, L\]'):
+    sample(name, labels, forced=jnp.zeros((8, 2), jnp.int32))
+  model = loaded(name)
+  bare = types.Loaded(model.module, model.variables, model.spec)
+  with refuse('show needs'):
+    generators.sample(bare, labels, rng=jax.random.key(0), show=(1,))
+
+
+VAR_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
+PUBLISHED = {
+  # VAR's released models: parameters in millions (FoundationVision/VAR).
+  'var-d16': (generators.ScaleWiseConfig(width=1024, depth=16), 310.28),
+  'var-d20': (
+    generators.ScaleWiseConfig(width=1280, depth=20, heads=20),
+    600.92,
+  ),
+  'var-d24': (
+    generators.ScaleWiseConfig(width=1536, depth=24, heads=24),
+    1033.40,
+  ),
+  'var-d30': (
+    generators.ScaleWiseConfig(width=1920, depth=30, heads=30),
+    2010.02,
+  ),
+  'var-d36': (
+    generators.ScaleWiseConfig(
+      width=2304, depth=36, heads=36, scales=VAR_512, modulation='shared'
+    ),
+    2353.89,
+  ),
+  # LlamaGen-B over 256 codes of 16,384: about 111 million.
+  'llamagen-b': (
+    generators.NextTokenConfig(
+      codebook_size=16_384,
+      width=768,
+      depth=12,
+      heads=12,
+      activation='swiglu',
+      mlp_ratio=8 / 3,
+    ),
+    110.97,
+  ),
+}
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_published_sizes(name):
+  config, millions = PUBLISHED[name]
+  module = config.build(dtype=jnp.bfloat16)
+  args = example_inputs(config, 2)
+  logits, variables = jax.eval_shape(
+    lambda: module.init_with_output(jax.random.key(0), *args)
+  )
+  count = sum(x.size for x in jax.tree.leaves(variables))
+  assert round(count / 1e6, 2) == millions
+  assert logits.shape == (2, config.num_tokens, config.codebook_size)
+
+
+def test_published_var_samples_in_one_program():
+  """All ten scales, caches, guidance and filters of d16 trace to shapes."""
+  config, _ = PUBLISHED['var-d16']
+  tokenizer = tokenizers.MultiScaleConfig(
+    width=64, heads=1, encoder_depth=1, decoder_depth=1
+  )
+  make = lambda config: types.Loaded(
+    config.build(),
+    jax.eval_shape(
+      config.build().init, jax.random.key(0), *example_inputs(config)
+    ),
+    types.Spec(name='var', family=config.family, config=config),
+  )
+  generator = dataclasses.replace(make(config), tokenizer=make(tokenizer))
+  sampler = generators.Sampler(top_k=900, top_p=0.96, guidance=1.5)
+  labels = jax.ShapeDtypeStruct((4,), jnp.int32)
+  got = jax.eval_shape(
+    lambda generator, labels: generators.sample(
+      generator, labels, rng=jax.random.key(0), sampler=sampler
+    ),
+    generator,
+    labels,
+  )
+  assert got.codes.shape == (4, 680, 1)
+  assert got.images.shape == (4, 256, 256, 3)
+
+
+def test_a_foreign_tokenizer_is_refused():
+  model = loaded('scale_wise')
+  refuse = lambda message: pytest.raises(ValueError, match=message)
+  check = model.module.config.check_tokenizer
+  check(model.tokenizer)
+  with refuse('boundaries'):
+    check(line())
+  quantizer = dataclasses.replace(
+    pyramid().quantizer,
+    vq=quantize.VQConfig(codebook_size=VOCAB, dim=6),
+  )
+  with refuse('4 features of a code'):
+    check(dataclasses.replace(pyramid(), quantizer=quantizer).build())
