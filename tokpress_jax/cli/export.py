@@ -8,7 +8,8 @@ import tyro
 
 from tokpress_jax import workdir
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import export, hub, stablehlo
+from tokpress_jax.io import export, hub
+from tokpress_jax.io import stablehlo as stablehlo_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Flags:
   licence: str = ''
   stablehlo: bool = False
   batch_size: int = 1
-  platforms: tuple[str, ...] = stablehlo.PLATFORMS
+  platforms: tuple[str, ...] = stablehlo_lib.PLATFORMS
 
 
 def main(argv: Sequence[str]) -> None:
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
   else:
     loaded = export.load(flags.source)
   if flags.stablehlo:
-    names = stablehlo.export_programs(
+    names = stablehlo_lib.export_programs(
       loaded, out, batch_size=flags.batch_size, platforms=flags.platforms
     )
     print(f'programs: {", ".join(names)}')

@@ -1,5 +1,6 @@
 """From a name to files: a directory, a file, or a Hugging Face repository."""
 
+import difflib
 import os
 import pathlib
 import re
@@ -27,7 +28,8 @@ def resolve(
   if path.exists():
     return path
   if not _REPOSITORY.fullmatch(text):
-    near = [p.name for p in path.parent.iterdir()] if _is_dir(path) else []
+    names = [p.name for p in path.parent.iterdir()] if _is_dir(path) else []
+    near = difflib.get_close_matches(path.name, names, n=3)
     hint = f' {did_you_mean(path.name, near)}' if near else ''
     raise UserError(
       f'There is no {text!r}.{hint} Give a model directory, a work directory, '

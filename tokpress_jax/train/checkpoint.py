@@ -115,7 +115,6 @@ class Checkpoints:
       self._directory,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.LatestN(keep),
-        read_only=read_only,
         create=not read_only,
       ),
       item_names=('state', 'meta'),

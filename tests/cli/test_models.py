@@ -1,0 +1,176 @@
+"""The commands that use a model, on untrained ones."""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tokpress_jax import __main__ as entry
+from tokpress_jax.io import export, images, stablehlo, tokens
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / 'io'))
+import tiny_models  # noqa: E402
+
+
+def run(*argv):
+  try:
+    return entry.main(list(map(str, argv)))
+  except SystemExit as leave:
+    return leave.code
+
+
+@pytest.fixture(scope='module')
+def here(tmp_path_factory):
+  """A folder with three models and a folder of three images."""
+  root = tmp_path_factory.mktemp('models')
+  models = {
+    'one_d': tiny_models.one_d(),
+    'scale_wise': tiny_models.scale_wise(),
+    'vit': tiny_models.vit(),
+  }
+  for name, model in models.items():
+    export.export(
+      model.module, model.variables, root / name, tokenizer=model.tokenizer
+    )
+  (root / 'images').mkdir()
+  rng = np.random.default_rng(0)
+  for i, shape in enumerate(((8, 8), (17, 30, 3), (9, 12, 4))):
+    pixels = rng.integers(0, 255, shape, np.uint8)
+    Image.fromarray(pixels).save(root / 'images' / f'{i}.png')
+  return root
+
+
+@pytest.mark.parametrize('fit', ['crop', 'pad', 'tile'])
+def test_encode_and_decode(here, tmp_path, fit, capsys):
+  file = tmp_path / 'x' / 't.npz'
+  assert run('encode', here / 'one_d', here / 'images', '--out', file,
+             '--fit', fit, '--batch-size', 2) == 0  # fmt: skip
+  found = tokens.load(file)
+  assert found.names == ('0.png', '1.png', '2.png')
+  rows = {'crop': 3, 'pad': 3, 'tile': 1 + 3 * 4 + 2 * 2}[fit]
+  assert found.codes.shape == (rows, 3, 1) and (found.lengths == 3).all()
+  assert run('decode', here / 'one_d', file, '--out', tmp_path / 'out') == 0
+  sizes = [
+    images.load_image(tmp_path / 'out' / f'{i}.png').shape for i in range(3)
+  ]
+  whole = [(8, 8, 1), (17, 30, 1), (9, 12, 1)]
+  square = [(8, 8, 1), (17, 17, 1), (9, 9, 1)]
+  assert sizes == (square if fit == 'crop' else whole)
+  assert 'tokens of 4 bits' in capsys.readouterr().out
+
+
+def test_a_budget_of_tokens(here, tmp_path):
+  few, all_ = tmp_path / 'few.npz', tmp_path / 'all.npz'
+  where = here / 'one_d', here / 'images', '--out'
+  assert run('encode', *where, few, '--tokens', 2) == 0
+  assert run('encode', *where, all_) == 0
+  a, b = tokens.load(few), tokens.load(all_)
+  np.testing.assert_array_equal(a.codes[:, :2], b.codes[:, :2])
+  assert (a.codes[:, 2:] == 0).all() and (a.lengths == 2).all()
+
+
+def test_a_budget_between_two_lengths_is_rounded_and_said(here, tmp_path):
+  tokenizer = here / 'scale_wise' / 'tokenizer'
+  out = tmp_path / 't.npz'
+  with pytest.warns(UserWarning, match='3 tokens is no legal length'):
+    run('encode', tokenizer, here / 'images', '--out', out, '--tokens', 3)
+  assert (tokens.load(out).lengths == 1).all()
+
+
+@pytest.mark.parametrize(
+  'argv, message',
+  [
+    (['encode', 'M/one_d', 'M/images', '--tokens', '0'], 'budget of 0 tokens'),
+    (['encode', 'M/one_d', 'M/images', '--tokens', '4'], 'uses 1 to 3 tokens'),
+    (['encode', 'M/one_d', 'M/none'], 'no image or folder'),
+    (['encode', 'M/one_d', 'M/vit'], 'config.json is not an image'),
+    (['encode', 'M/oned', 'M/images'], "Did you mean 'one_d'"),
+    (['encode', 'M/images', 'M/images'], 'neither a model directory'),
+    (['encode', 'M/vit', 'M/images'], 'needs a tokenizer'),
+    (['encode', 'M/scale_wise', 'M/images'], 'tokenizer is in'),
+    (['decode', 'M/one_d', 'M/images/0.png'], 'no token file'),
+    (['decode', 'M/one_d', 'M/none.npz'], 'no token file'),
+    (['sample', 'M/scale_wise', '--labels', '7'], '7'),
+    (['sample', 'M/scale_wise', '--top-k', '99'], 'codebook size 16'),
+    (['prune', 'M/vit', 'M/images/0.png', '--pruner', 'tom'], "'tome'"),
+    (['prune', 'M/vit', 'M/images/0.png', '--tokens', '9'], '1 to 4'),
+    (['prune', 'M/vit', 'M/images/0.png', '--sites', 'blok'], 'unknown site'),
+    (['export', 'M/vit', 'M/x'], 'is a model already'),
+    (['evaluate', 'M/vit'], '--data digits'),
+    (['data', 'describe', 'digist'], "'digits'"),
+    (['bench', 'matmull'], "'matmul'"),
+    (['list', 'model'], 'models'),
+  ],
+)
+def test_errors_are_one_paragraph(here, argv, message, capsys):
+  argv = [word.replace('M/', f'{here}/') for word in argv]
+  assert run(*argv) == 2
+  text = capsys.readouterr().err
+  assert message in text
+  assert 'Traceback' not in text and len(text.splitlines()) < 12
+
+
+def test_tokens_of_another_tokenizer(here, tmp_path, capsys):
+  file = tmp_path / 't.npz'
+  run('encode', here / 'one_d', here / 'images', '--out', file)
+  other = here / 'scale_wise' / 'tokenizer'
+  assert run('decode', other, file, '--out', tmp_path) == 2
+  assert 'encoded by another tokenizer' in capsys.readouterr().err
+
+
+def test_sample(here, tmp_path):
+  def draw(name, *flags):
+    out = tmp_path / f'{name}.png'
+    flags = ('--labels', 2, 0, '--per-class', 3, '--guidance', 1.5, *flags)
+    assert run('sample', here / 'scale_wise', '--out', out, *flags) == 0
+    assert Image.open(out).size[1] > 64
+    return dict(np.load(out.with_suffix('.npz')))
+
+  a = draw('a')
+  assert a['labels'].tolist() == [2, 2, 2, 0, 0, 0]
+  assert a['images'].shape == (6, 8, 8, 1) and a['images'].dtype == np.uint8
+  np.testing.assert_array_equal(a['codes'], draw('b')['codes'])
+  assert (a['codes'] != draw('c', '--seed', 1)['codes']).any()
+
+
+def test_reconstruct(here, tmp_path, capsys):
+  out = tmp_path / 'r.png'
+  assert run('reconstruct', here / 'one_d', here / 'images', '--out', out) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[0] for line in lines[-4:-1]] == ['1', '2', '3']
+  assert Image.open(out).size[1] >= 4 * 96
+
+
+@pytest.mark.parametrize('pruner', ['top_attention', 'tome', 'random'])
+def test_prune(here, tmp_path, pruner, capsys):
+  out = tmp_path / 'p.png'
+  argv = here / 'vit', here / 'images' / '1.png', '--pruner', pruner
+  assert run('prune', *argv, '--out', out) == 0
+  assert 'block_0.after_attention: 3 tokens' in capsys.readouterr().out
+  assert Image.open(out).size == (2 * 256 + 8, 256)
+
+
+def test_export_of_programs(here, tmp_path):
+  assert run('export', here / 'vit', tmp_path, '--stablehlo') == 0
+  assert list(stablehlo.load_programs(tmp_path)) == ['apply']
+
+
+def test_list_and_data(capsys):
+  assert run('list') == 0
+  text = capsys.readouterr().out
+  for name in ('one_d', 'tome', 'tokenizer_task', 'digits'):
+    assert name in text
+  assert run('data', 'list') == 0
+  assert 'digits' in capsys.readouterr().out
+
+
+def test_bench(tmp_path, capsys):
+  assert run('bench') == 0
+  assert 'matmul' in capsys.readouterr().out
+  file = tmp_path / 'b.json'
+  argv = '--sizes', 16, '--repeats', 1, '--dtypes', 'float32', '--json', file
+  assert run('bench', 'matmul', *argv) == 0
+  assert json.loads(file.read_text())['rows']
