@@ -53,7 +53,7 @@ def resize_matrix(size: int, new_size: int, method: str) -> np.ndarray:
     else:
       # In float32, as PyTorch does: half an ulp of a position is 1e-6 here.
       scale = np.float32(size) / np.float32(new_size)
-      centre = scale * np.float32(i + 0.5) - np.float32(0.5)
+      centre = float(scale * np.float32(i + 0.5) - np.float32(0.5))
       if method == 'bilinear':
         centre = max(centre, 0.0)
       base = int(np.floor(centre))

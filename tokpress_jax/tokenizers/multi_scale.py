@@ -32,6 +32,8 @@ class MultiScaleConfig(base.TokenizerConfig):
     heads: attention heads.
     encoder_depth: layers of the encoder.
     decoder_depth: layers of the decoder.
+    mlp_ratio: hidden features of an MLP over D.
+    activation: of the MLPs, see `BlockConfig`.
     quantizer: the bottleneck; its last scale is the patch grid.
   """
 
@@ -39,6 +41,8 @@ class MultiScaleConfig(base.TokenizerConfig):
   heads: int = 8
   encoder_depth: int = 8
   decoder_depth: int = 8
+  mlp_ratio: float = 4.0
+  activation: str = 'gelu'
   quantizer: quantize.MultiScaleVQConfig = quantize.MultiScaleVQConfig(
     vq=quantize.VQConfig(codebook_size=4096, dim=32)
   )
@@ -77,11 +81,19 @@ class MultiScaleTokenizer(base.Tokenizer):
     c = self.config
     stack = lambda depth: nn.Stack(
       nn.StackConfig(
-        depth=depth, block=nn.BlockConfig(width=c.width, heads=c.heads)
+        depth=depth,
+        block=nn.BlockConfig(
+          width=c.width,
+          heads=c.heads,
+          mlp_ratio=c.mlp_ratio,
+          activation=c.activation,
+        ),
       ),
       dtype=self.dtype,
     )
-    table = lambda: nn.LearnedPositions(c.grid**2, c.width, dtype=self.dtype)
+    table = lambda: nn.LearnedPositions(
+      c.grid**2, c.width, std=0.5, dtype=self.dtype
+    )
     dense = lambda n: linen.Dense(n, dtype=self.dtype)
     self.patch_embed = dense(c.width)
     self.patch_positions = table()

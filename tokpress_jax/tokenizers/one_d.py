@@ -37,6 +37,8 @@ class OneDConfig(base.TokenizerConfig):
     heads: attention heads.
     encoder_depth: layers of the encoder.
     decoder_depth: layers of the decoder.
+    mlp_ratio: hidden features of an MLP over D.
+    activation: of the MLPs, see `BlockConfig`.
     quantizer: the bottleneck.
   """
 
@@ -45,6 +47,8 @@ class OneDConfig(base.TokenizerConfig):
   heads: int = 8
   encoder_depth: int = 8
   decoder_depth: int = 8
+  mlp_ratio: float = 4.0
+  activation: str = 'gelu'
   quantizer: quantize.VQConfig | quantize.FSQConfig = quantize.VQConfig(
     codebook_size=4096, dim=12, distance='cosine'
   )
@@ -74,12 +78,18 @@ class OneDTokenizer(base.Tokenizer):
     c = self.config
     stack = lambda depth: nn.Stack(
       nn.StackConfig(
-        depth=depth, block=nn.BlockConfig(width=c.width, heads=c.heads)
+        depth=depth,
+        block=nn.BlockConfig(
+          width=c.width,
+          heads=c.heads,
+          mlp_ratio=c.mlp_ratio,
+          activation=c.activation,
+        ),
       ),
       dtype=self.dtype,
     )
     table = lambda length: nn.LearnedPositions(
-      length, c.width, dtype=self.dtype
+      length, c.width, std=0.5, dtype=self.dtype
     )
     dense = lambda n: linen.Dense(n, dtype=self.dtype)
     self.patch_embed = dense(c.width)
@@ -87,9 +97,9 @@ class OneDTokenizer(base.Tokenizer):
     self.latent_tokens = table(c.tokens)
     self.encoder = stack(c.encoder_depth)
     self.encoder_norm = nn.LayerNorm(dtype=self.dtype)
-    self.to_code = dense(c.quantizer.dim)
+    self.to_code = SlotDense(c.tokens, c.quantizer.dim, dtype=self.dtype)
     self.quantizer = c.quantizer.build()
-    self.from_code = dense(c.width)
+    self.from_code = SlotDense(c.tokens, c.width, dtype=self.dtype)
     self.token_positions = table(c.tokens)
     self.mask_tokens = table(c.grid**2)
     self.decoder = stack(c.decoder_depth)
@@ -142,6 +152,38 @@ class OneDTokenizer(base.Tokenizer):
     x = self.to_patch(self.decoder_norm(x[:, : c.grid**2]))
     x = x.astype(jnp.float32).reshape(batch, c.grid, c.grid, -1)
     return nn.unpatchify(x, c.patch)
+
+
+class SlotDense(linen.Module):
+  """A linear layer of its own for each token slot.
+
+  A slot's code then enters the decoder in a subspace of its own, so that one
+  averaging attention already tells slots apart; with one shared layer the
+  content of all slots would fall together until training has separated them.
+
+  Attributes:
+    slots: N.
+    features: of the output.
+    dtype: of the product.
+  """
+
+  slots: int
+  features: int
+  dtype: Any = jnp.float32
+
+  @linen.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps x [B, N, D] to [B, N, features]."""
+    kernel = self.param(
+      'kernel',
+      linen.initializers.lecun_normal(batch_axis=(0,)),
+      (self.slots, x.shape[-1], self.features),
+    )
+    bias = self.param(
+      'bias', linen.initializers.zeros, (self.slots, self.features)
+    )
+    y = jnp.einsum('bnd,ndf->bnf', x, kernel.astype(self.dtype))
+    return y + bias.astype(self.dtype)[None]
 
 
 def _repeat(table: Array, batch: int) -> Array:

@@ -1,0 +1,53 @@
+"""A row of 16 adaptive tokens (127 bits) per handwritten digit.
+
+  tokpress train configs/one_d_digits.py --workdir runs/one_d
+
+Every prefix of the row decodes. Hardware: 2 CPU cores.
+"""
+
+from tokpress_jax.config import Config
+from tokpress_jax.data import DataConfig
+from tokpress_jax.quantize import FSQConfig
+from tokpress_jax.tokenizers import OneDConfig
+from tokpress_jax.train.config import OptimConfig, TrainConfig
+from tokpress_jax.train.tasks import TokenizerTask
+
+
+def get_config() -> Config:
+  return Config(
+    name='one_d_digits',
+    task=TokenizerTask(
+      model=OneDConfig(
+        image_size=8,
+        channels=1,
+        patch=4,
+        tokens=16,
+        width=64,
+        heads=4,
+        encoder_depth=2,
+        decoder_depth=2,
+        activation='relu',
+        quantizer=FSQConfig(levels=(8, 6, 5)),
+      ),
+      loss='decibel',
+      loss_weight=0.05,
+      lengths='powers',
+      full=0.25,
+    ),
+    data=DataConfig(name='digits'),
+    train=TrainConfig(
+      steps=1500,
+      batch_size=128,
+      ema_decay=0.995,
+      log_every=50,
+      eval_every=500,
+      checkpoint_every=500,
+    ),
+    optim=OptimConfig(
+      learning_rate=4e-3,
+      warmup_steps=50,
+      final_scale=0.02,
+      b2=0.99,
+      weight_decay=0.05,
+    ),
+  )

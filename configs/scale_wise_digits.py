@@ -1,0 +1,36 @@
+"""A scale-wise generator on the pyramids of configs/multi_scale_digits.py.
+
+  tokpress train configs/scale_wise_digits.py --workdir runs/scale_wise
+
+Train the tokenizer first. Hardware: 2 CPU cores.
+"""
+
+from tokpress_jax.config import Config
+from tokpress_jax.data import DataConfig
+from tokpress_jax.generators import ScaleWiseConfig
+from tokpress_jax.train.config import OptimConfig, TrainConfig
+from tokpress_jax.train.tasks import GeneratorTask
+
+
+def get_config() -> Config:
+  return Config(
+    name='scale_wise_digits',
+    task=GeneratorTask(
+      tokenizer='runs/multi_scale',
+      model=ScaleWiseConfig(
+        width=96, depth=4, heads=4, class_dropout=0.1, dropout=0.1
+      ),
+    ),
+    data=DataConfig(name='digits'),
+    train=TrainConfig(
+      steps=1200,
+      batch_size=128,
+      ema_decay=0.99,
+      log_every=50,
+      eval_every=200,
+      checkpoint_every=400,
+    ),
+    optim=OptimConfig(
+      learning_rate=2e-3, warmup_steps=50, b2=0.95, weight_decay=0.1
+    ),
+  )

@@ -1,0 +1,7 @@
+"""The training jobs: a tokenizer, a generator on its tokens, a classifier."""
+
+from tokpress_jax.train.tasks.classify import ClassifierTask
+from tokpress_jax.train.tasks.generate import GeneratorTask
+from tokpress_jax.train.tasks.tokenize import TokenizerTask
+
+__all__ = ['ClassifierTask', 'GeneratorTask', 'TokenizerTask']

@@ -1,0 +1,138 @@
+"""Training a generator on the tokens of a trained tokenizer.
+
+Images are tokenised on the fly, inside the step, by the frozen tokenizer.
+
+Dimension letters: B batch, N tokens, V codes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from tokpress_jax import losses, types
+from tokpress_jax.errors import UserError
+from tokpress_jax.generators import GeneratorConfig
+from tokpress_jax.io import images as images_lib
+from tokpress_jax.train.task import FROZEN, Batch, Program, Task, Variables
+from tokpress_jax.train.tasks.tokenize import TokenizerTask, check_images
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratorTask(Task):
+  """Cross entropy of every token, teacher-forced, all blocks in one pass.
+
+  Attributes:
+    model: the generator; what the tokenizer and the data decide (codebook,
+      scales or length, classes) is filled in from them.
+    tokenizer: a model directory, a work directory or a hub name.
+    smoothing: of the labels.
+  """
+
+  sharding_rules: ClassVar[Any] = TokenizerTask.sharding_rules
+
+  model: GeneratorConfig
+  tokenizer: str = ''
+  smoothing: float = 0.0
+
+  def bind(self, info: Any) -> GeneratorTask:
+    """Loads the tokenizer and fits the generator to it and to the data."""
+    if not self.tokenizer:
+      raise UserError(
+        'a generator needs the tokenizer whose tokens it predicts; give its '
+        'directory: --task.tokenizer runs/x (a run or an exported model)'
+      )
+    loaded = _load(self.tokenizer)
+    check_images(loaded.module.config, info)
+    model = self.model.fit_to(loaded.module.config)
+    model = dataclasses.replace(model, num_classes=info.num_classes)
+    bound = dataclasses.replace(self, model=model)
+    # The loaded tokenizer is no field: configs hold plain values only.
+    object.__setattr__(bound, '_loaded', loaded)
+    return bound
+
+  @property
+  def loaded(self) -> types.Loaded:
+    """The tokenizer; after `bind`."""
+    return getattr(self, '_loaded', None) or _load(self.tokenizer)
+
+  def constants(self) -> Any:
+    """The tokenizer's variables."""
+    return self.loaded.variables
+
+  def init(self, rng: jax.Array) -> Variables:
+    """Initialises the generator."""
+    inputs, labels = self.model.example_inputs()
+    return self.model.build(dtype=self.dtype).init(rng, inputs, labels)
+
+  def programs(self) -> tuple[Program, ...]:
+    """One program: the whole generator."""
+    return (Program(name='generator', loss=self._loss),)
+
+  def _targets(self, variables: Variables, batch: Batch):
+    """Codes [B, N], the generator's inputs, and labels [B]."""
+    tokenizer = self.loaded.module
+    frozen = variables[FROZEN]
+    images = images_lib.to_float(batch['image'])
+    codes = tokenizer.apply(frozen, images, method='encode').codes
+    call = lambda method, *args: tokenizer.apply(frozen, *args, method=method)
+    inputs = jax.lax.stop_gradient(self.model.train_inputs(codes, call))
+    labels = batch.get('label')
+    if labels is None or self.model.num_classes == 0:
+      labels = jnp.zeros(codes.shape[:1], jnp.int32)
+    return codes[..., 0], inputs, labels
+
+  def _loss(self, variables: Variables, batch: Batch, rng: Any, step: Any):
+    del step
+    codes, inputs, labels = self._targets(variables, batch)
+    own = {k: v for k, v in variables.items() if k != FROZEN}
+    logits = self.model.build(dtype=self.dtype).apply(
+      own, inputs, labels, deterministic=False, rngs={'dropout': rng}
+    )
+    mask = _token_mask(batch, codes)
+    loss = losses.cross_entropy(
+      logits, codes, mask=mask, smoothing=self.smoothing
+    )
+    found = {'accuracy': losses.accuracy(logits, codes, mask=mask)}
+    return loss, found, {}
+
+  def evaluate(
+    self, variables: Variables, batch: Batch, rng: jax.Array
+  ) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Cross entropy (nats per token) and accuracy of the true class."""
+    del rng
+    codes, inputs, labels = self._targets(variables, batch)
+    own = {k: v for k, v in variables.items() if k != FROZEN}
+    logits = self.model.build(dtype=self.dtype).apply(own, inputs, labels)
+    mask = _token_mask(batch, codes)
+    weight = jnp.sum(mask).astype(jnp.float32)
+    return {
+      'loss': (losses.cross_entropy(logits, codes, mask=mask) * weight, weight),
+      'accuracy': (losses.accuracy(logits, codes, mask=mask) * weight, weight),
+    }
+
+  def export(self, variables: Variables) -> types.Loaded:
+    """The generator with its tokenizer."""
+    own = {k: v for k, v in variables.items() if k != FROZEN}
+    return types.Loaded(
+      module=self.model.build(),
+      variables=own,
+      spec=types.Spec(name='', family='generator', config=self.model),
+      tokenizer=self.loaded,
+    )
+
+
+def _load(name: str) -> types.Loaded:
+  from tokpress_jax.io import export
+
+  return export.load(name)
+
+
+def _token_mask(batch: Batch, codes: jax.Array) -> jax.Array:
+  """Which codes [B, N] count: those of images that are no padding."""
+  if 'valid' not in batch:
+    return jnp.ones(codes.shape, bool)
+  return jnp.broadcast_to(batch['valid'][:, None], codes.shape)
