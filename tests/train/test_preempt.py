@@ -9,9 +9,9 @@ import sys
 import textwrap
 import time
 
-import test_loop
 import toys
 
+from tests.train import test_loop
 from tokpress_jax.train import preempt
 
 STEPS = 40
