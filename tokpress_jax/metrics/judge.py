@@ -108,7 +108,7 @@ def _judge(judge: Judge, images: Array) -> tuple[Array, Array]:
   logits, features = jax.vmap(network.apply, in_axes=(0, None))(
     judge.params, images.astype(jnp.float32)
   )
-  return jnp.mean(jax.nn.softmax(logits), axis=0), features[0]
+  return jnp.mean(jax.nn.softmax(logits), axis=0), jnp.asarray(features)[0]
 
 
 def class_agreement(judge: Judge, images: Array, labels: Array) -> float:
@@ -152,16 +152,16 @@ def train_judge(
     ValueError: if the images are not floats in [-1, 1] or a label is out of
       range.
   """
-  images, labels = np.asarray(images), np.asarray(labels)
-  if images.dtype.kind != 'f' or np.abs(images).max() > 1:
+  low, high = float(np.min(images)), float(np.max(images))
+  if np.asarray(images).dtype.kind != 'f' or max(-low, high) > 1:
     raise ValueError(
-      f'Expected float images in [-1, 1]; got {images.dtype} up to '
-      f'{np.abs(images).max()}. uint8 images become floats by x / 127.5 - 1.'
+      f'Expected float images in [-1, 1]; got {images.dtype} in '
+      f'[{low}, {high}]. uint8 images become floats by x / 127.5 - 1.'
     )
-  if labels.min() < 0 or labels.max() >= num_classes:
+  first, last = int(np.min(labels)), int(np.max(labels))
+  if first < 0 or last >= num_classes:
     raise ValueError(
-      f'Labels lie in {labels.min()} .. {labels.max()}; expected 0 .. '
-      f'{num_classes - 1}.'
+      f'Labels lie in {first} .. {last}; expected 0 .. {num_classes - 1}.'
     )
   config = config or JudgeConfig()
   keys = jax.random.split(jax.random.key(seed), config.members)
@@ -198,7 +198,7 @@ def _train(images, labels, keys, config, num_classes):
 
   def step(carry, index):
     at_step = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
-    return jax.vmap(member_step)(*carry, at_step), None
+    return jax.vmap(member_step)(carry[0], carry[1], at_step), None
 
   params = jax.vmap(lambda key: network.init(key, images[:1]))(keys)
   state = jax.vmap(optimizer.init)(params)

@@ -112,7 +112,7 @@ def patch_coding(
   Raises:
     ValueError: if not even one bit per image is allowed.
   """
-  train, test = np.float32(train), np.float32(test)
+  train, test = np.asarray(train, np.float32), np.asarray(test, np.float32)
   height, width = train.shape[1:3]
   candidates = {}
   for h in (h for h in range(1, height + 1) if height % h == 0):
@@ -125,17 +125,16 @@ def patch_coding(
   most = max((e * n for e, n in candidates.values()), default=0)
   if not candidates:
     raise ValueError(f'bits={bits} per image pays for no code; give 1 or more.')
-  best = None
+  scores = {}
   order = np.random.default_rng(seed).permutation
   for patch, (each, patches) in candidates.items():
     if each * patches < 0.9 * most:
       continue
     x = order(_to_patches(train, patch))[:_MAX_PATCHES]
     codebook = fit_kmeans(x, size=2**each, seed=seed)
-    score = _coded_psnr(train, codebook, patch, peak)
-    if best is None or score > best[0]:
-      best = (score, codebook, patch, each, patches)
-  _, codebook, patch, each, patches = best
+    scores[patch] = (_coded_psnr(train, codebook, patch, peak), codebook)
+  patch = max(scores, key=lambda patch: scores[patch][0])
+  (each, patches), (_, codebook) = candidates[patch], scores[patch]
   return PatchCoding(
     patch=patch,
     codebook_size=2**each,
@@ -156,6 +155,5 @@ def _coded_psnr(images, codebook, patch, peak) -> float:
   chosen = codebook[_nearest(x, codebook)]
   # The error needs no way back: patches hold each value once.
   shape = (len(images), 1, 1, -1)
-  return float(
-    jnp.mean(psnr(chosen.reshape(shape), x.reshape(shape), peak=peak))
-  )
+  pair = (jnp.asarray(v.reshape(shape)) for v in (x, chosen))
+  return float(jnp.mean(psnr(*pair, peak=peak)))

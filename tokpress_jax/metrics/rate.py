@@ -66,10 +66,11 @@ def rate_distortion(
   Returns:
     A point for each budget, in the given order.
   """
+  size = (images.shape[1], images.shape[2])
   points = []
   for tokens in budgets:
     value = jnp.mean(quality(images, reconstruct(images, tokens)))
-    rate = bits_per_pixel(tokens, bits_per_token, images.shape[1:3])
+    rate = bits_per_pixel(tokens, bits_per_token, size)
     bits = tokens * bits_per_token
     points.append(RatePoint(tokens, float(bits), float(rate), float(value)))
   return points

@@ -109,11 +109,12 @@ def bound(z: Array, levels: tuple[int, ...], *, form: str = 'google') -> Array:
   half = (size - 1) * (1 - _EPS if form == 'google' else 1 + _EPS) / 2
   offset = np.where(size % 2 == 0, 0.5, 0.0)
   invert = np.tan if form == 'google' else np.arctanh
-  shift, half, offset = (
-    jnp.asarray(x, jnp.float32).reshape((1,) * (z.ndim - 1) + (-1,))
+  shape = (1,) * (z.ndim - 1) + (-1,)
+  shift, width, centre = (
+    jnp.asarray(x, jnp.float32).reshape(shape)
     for x in (invert(offset / half), half, offset)
   )
-  return jnp.tanh(z + shift) * half - offset
+  return jnp.tanh(z + shift) * width - centre
 
 
 def fsq(

@@ -181,7 +181,8 @@ class MultiScaleVQ(nn.Module):
     weight_codes = c.vq.codebook_weight
     if c.vq.learning == 'ema' and not c.phi:
       weight_codes = 0.0
-    codes, stats, commitment, codebook = [], [], 0.0, 0.0
+    commitment = codebook = jnp.zeros(())
+    codes, stats = [], []
     for k, grid in enumerate(c.grids):
       small = resize_lib.resize(rest, grid, method=c.downsample)
       quantized = self.vq(small, mask=_per_cell(mask, keep, k, small.shape))

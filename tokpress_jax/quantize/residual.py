@@ -198,7 +198,7 @@ class ResidualVQ(nn.Module):
     Returns:
       float32 [B, ..., D].
     """
-    total = 0.0
+    total = jnp.zeros((*codes.shape[:-1], self.config.dim))
     for k in range(codes.shape[-1]):
       vectors = jnp.take(self.codebook[k], codes[..., k], axis=0)
       if keep is not None:

@@ -225,6 +225,8 @@ def ema_update(
     New `weight`, `total` and `codebook`. Counts are smoothed as if each code
     had 1e-5 tokens more (Laplace), so that an unused code stays finite.
   """
+  if stats.total is None:
+    raise ValueError('A moving average needs the sums of the tokens.')
   weight = _average(state['weight'], stats.count, config.decay)
   total = _average(state['total'], stats.total, config.decay)
   sum_ = jnp.sum(weight)
@@ -261,6 +263,8 @@ def revive(
     The new state.
   """
   codebook, use = state['codebook'], state['usage']
+  if stats.total is None or stats.square is None:
+    raise ValueError('A split needs the sums of the tokens and their squares.')
   dim = codebook.shape[-1]
   dead = use < config.revive_below
   count = jnp.maximum(stats.count, 1.0)
