@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tokpress_jax.losses import accuracy, charbonnier, cross_entropy, l1, l2
+from tokpress_jax.losses import (
+  accuracy,
+  charbonnier,
+  cross_entropy,
+  decibel,
+  l1,
+  l2,
+)
 
 
 def _images():
@@ -81,3 +88,14 @@ def test_accuracy():
 def test_bad_smoothing():
   with pytest.raises(ValueError, match=r'smoothing=1.0 is not in'):
     cross_entropy(jnp.zeros((1, 2)), jnp.zeros(1, int), smoothing=1.0)
+
+
+def test_decibel_counts_ten_decibels_as_log_ten():
+  x = jnp.zeros((2, 4, 4, 1))
+  near, far = x + 0.1, x + 0.1 * 10**0.5
+  gap = decibel(x, far, floor=0.0) - decibel(x, near, floor=0.0)
+  np.testing.assert_allclose(gap, np.log(10), rtol=1e-5)
+  mixed = jnp.stack([near[0], far[0]])
+  kept = decibel(x, mixed, mask=jnp.array([True, False]))
+  np.testing.assert_allclose(kept, np.log(0.01 + 1e-4), rtol=1e-5)
+  assert np.isfinite(jax.grad(lambda y: decibel(x, y))(x)).all()
