@@ -19,6 +19,7 @@ _COMMANDS = {
   'reconstruct': 'images through a tokenizer, at several token budgets',
   'prune': 'show which patches of an image a pruner keeps',
   'export': 'write a model directory from a run, or StableHLO from a model',
+  'report': 'measure runs, and show them on one page',
   'data': 'prepare, describe and list data sets',
   'bench': 'time something, beside a peer where there is one',
   'list': 'the models, pruners, tasks and data sets that there are',

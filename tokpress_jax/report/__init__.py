@@ -1,0 +1,19 @@
+"""What fewer tokens cost: trained runs, measured and shown on one page."""
+
+from tokpress_jax.report.images import ImageSet, image_set
+from tokpress_jax.report.pruning import PruningResult, measure_pruners
+from tokpress_jax.report.render import write_report
+from tokpress_jax.report.samples import SampleResult, measure_generator
+from tokpress_jax.report.tokenizing import TokenizerResult, measure_tokenizer
+
+__all__ = [
+  'ImageSet',
+  'PruningResult',
+  'SampleResult',
+  'TokenizerResult',
+  'image_set',
+  'measure_generator',
+  'measure_pruners',
+  'measure_tokenizer',
+  'write_report',
+]

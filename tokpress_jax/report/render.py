@@ -1,0 +1,326 @@
+"""The page and the numbers of a report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from tokpress_jax import metrics, viz
+from tokpress_jax.io import images as images_lib
+from tokpress_jax.report.images import ImageSet
+from tokpress_jax.report.pruning import PruningResult
+from tokpress_jax.report.samples import SampleResult
+from tokpress_jax.report.tokenizing import TokenizerResult
+from tokpress_jax.viz import sheet
+
+METRICS = 'metrics.json'
+PAGE = 'index.html'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+  """Everything that was measured, by the name of the run.
+
+  Attributes:
+    images: what it was measured on.
+    tokenizers: results; the first is what `tokens` and `psnr` of the metrics
+      file are.
+    generators: results; the first has the plain names in the metrics file, the
+      others carry their name behind.
+    pruning: results of one classifier, or None.
+    kmeans: k-means patch coding at the budget of each tokenizer.
+    judge_accuracy: of the judge on the test images; None without generators.
+    losses: name to (steps, training loss).
+    command: that makes the report again.
+  """
+
+  images: ImageSet
+  tokenizers: Mapping[str, TokenizerResult]
+  generators: Mapping[str, SampleResult]
+  pruning: PruningResult | None
+  kmeans: Mapping[str, metrics.PatchCoding]
+  judge_accuracy: float | None
+  losses: Mapping[str, tuple[list[int], list[float]]]
+  command: str = ''
+
+
+def write_report(
+  report: Report, out_dir: str | os.PathLike[str]
+) -> tuple[pathlib.Path, str]:
+  """Writes `index.html` and `metrics.json`.
+
+  Args:
+    report: what was measured.
+    out_dir: a directory; made if missing.
+
+  Returns:
+    The page's path, and the tables as text for a terminal.
+  """
+  out = pathlib.Path(out_dir)
+  out.mkdir(parents=True, exist_ok=True)
+  numbers = json.dumps(numbers_of(report), indent=2)
+  (out / METRICS).write_text(numbers + '\n')
+  sections, tables = _sections(report)
+  info = report.images.info
+  viz.write_page(
+    out / PAGE,
+    f'Fewer tokens: {info.name}',
+    sections,
+    lead=(
+      f'{info.name}: {len(report.images.train)} training and '
+      f'{len(report.images.test)} test images of {info.image_size} x '
+      f'{info.image_size} pixels. Every number is on test images that no model '
+      'was trained on, unless it says otherwise.'
+    ),
+  )
+  text = '\n\n'.join(f'{t.text()}\n{t.caption}' for t in tables)
+  return out / PAGE, text
+
+
+def numbers_of(report: Report) -> dict[str, Any]:
+  """The contents of `metrics.json`."""
+  found: dict[str, Any] = {}
+  for i, (name, result) in enumerate(report.tokenizers.items()):
+    tail = f'_{name}' if i else ''
+    coded = report.kmeans[name]
+    found |= {
+      f'tokens{tail}': list(result.tokens),
+      f'bits{tail}': list(result.bits),
+      f'psnr{tail}': list(result.psnr),
+      f'ssim{tail}': list(result.ssim),
+      f'codebook_usage{tail}': result.usage,
+      f'codebook_perplexity{tail}': result.perplexity,
+      f'kmeans_psnr{tail}': coded.psnr,
+      f'kmeans_bits{tail}': coded.bits,
+    }
+  if report.judge_accuracy is not None:
+    found['judge_accuracy'] = report.judge_accuracy
+  for i, (name, result) in enumerate(report.generators.items()):
+    tail = f'_{name}' if i else ''
+    found |= {
+      f'samples{tail}': len(result.samples),
+      f'sample_class_agreement{tail}': result.class_agreement,
+      f'sample_diversity{tail}': result.diversity,
+      f'knn_precision{tail}': result.precision,
+      f'knn_recall{tail}': result.recall,
+      f'frechet_distance{tail}': result.frechet,
+      f'frechet_distance_of_training_images{tail}': result.frechet_floor,
+      f'nearest_train_distance{tail}': {
+        'samples': result.nearest_train,
+        'test': result.nearest_train_test,
+      },
+    }
+  if report.pruning is not None:
+    found['pruning'] = [dataclasses.asdict(r) for r in report.pruning.rows]
+  return found
+
+
+def _sections(report: Report) -> tuple[list[viz.Section], list[viz.Table]]:
+  sections, tables = [], []
+  for section in (
+    _tokenizers(report),
+    _generators(report),
+    _pruning(report),
+    _training(report),
+  ):
+    if section is not None:
+      sections.append(section)
+      tables += [i for i in section.items if isinstance(i, viz.Table)]
+  if report.command and sections:
+    sections[-1] = dataclasses.replace(sections[-1], command=report.command)
+  return sections, tables
+
+
+def _tokenizers(report: Report) -> viz.Section | None:
+  if not report.tokenizers:
+    return None
+  rows, items, rates = [], [], {}
+  for name, result in report.tokenizers.items():
+    rates[name] = (list(result.bits), list(result.psnr))
+    for n, bits, psnr, ssim in zip(
+      result.tokens, result.bits, result.psnr, result.ssim, strict=True
+    ):
+      rows.append((name, n, f'{bits:.1f}', f'{psnr:.2f}', f'{ssim:.3f}'))
+    coded = report.kmeans[name]
+    rows.append(
+      (
+        f'k-means, {coded.patch[0]} x {coded.patch[1]} patches',
+        '–',
+        f'{coded.bits:.1f}',
+        f'{coded.psnr:.2f}',
+        '–',
+      )
+    )
+    picture = sheet.reconstructions(result.shown, result.decoded, cell=48)
+    items.append(
+      viz.Picture(
+        png=viz.png(picture),
+        caption=f'{name}: test images from the first tokens to all of them.',
+      )
+    )
+  light, dark = viz.both_themes(viz.rate_distortion, rates)
+  items.append(
+    viz.Picture(
+      png=light, dark_png=dark, caption='Quality against bits per image.'
+    )
+  )
+  first = next(iter(report.tokenizers.values()))
+  codebooks = '; '.join(
+    f'{name} uses {result.usage:.0%} of its codebook at a perplexity of '
+    f'{result.perplexity:.0f}'
+    for name, result in report.tokenizers.items()
+  )
+  table = viz.Table(
+    columns=('tokenizer', 'tokens', 'bits', 'PSNR (dB)', 'SSIM'),
+    rows=rows,
+    caption=(
+      'Mean over test images; values in [0, 1], peak 1, native size; SSIM with '
+      f'a window of {first.ssim_window}. Bits are tokens times log2 of the '
+      'codebook. k-means patch coding is fitted to the training images, at the '
+      f'same bits as all tokens. {codebooks}.'
+    ),
+  )
+  return viz.Section(
+    title='What fewer tokens cost',
+    text=(
+      'One trained tokenizer serves every budget: any legal prefix of its '
+      'tokens decodes.'
+    ),
+    items=[*items[:-1], items[-1], table],
+  )
+
+
+def _generators(report: Report) -> viz.Section | None:
+  if not report.generators:
+    return None
+  info = report.images.info
+  names = list(info.class_names) or [str(i) for i in range(info.num_classes)]
+  items: list[Any] = []
+  for name, result in report.generators.items():
+    samples = images_lib.to_uint8(result.samples)
+    items.append(
+      viz.Picture(
+        png=viz.png(
+          sheet.samples_by_class(samples, result.labels, names, cell=40)
+        ),
+        caption=f'{name}: the first samples of each class, none selected.',
+      )
+    )
+    stages = sheet.sheet(
+      result.stages,
+      row_labels=[f'{n} tokens' for n in result.stage_tokens],
+      cell=48,
+    )
+    items.append(
+      viz.Picture(
+        png=viz.png(stages),
+        caption=f'{name}: the same samples as their tokens arrive.',
+      )
+    )
+  rows = [
+    (
+      name,
+      f'{r.class_agreement:.3f}',
+      f'{r.diversity:.2f}',
+      f'{r.precision:.2f}',
+      f'{r.recall:.2f}',
+      f'{r.frechet:.2f}',
+      f'{r.nearest_train:.2f}',
+    )
+    for name, r in report.generators.items()
+  ]
+  first = next(iter(report.generators.values()))
+  rows.append(
+    (
+      'test images',
+      f'{report.judge_accuracy:.3f}',
+      '1.00',
+      '–',
+      '–',
+      f'{first.frechet_floor:.2f}',
+      f'{first.nearest_train_test:.2f}',
+    )
+  )
+  items.append(
+    viz.Table(
+      columns=(
+        'generator',
+        'class agreement',
+        'diversity',
+        'precision',
+        'recall',
+        'Fréchet',
+        'nearest training image',
+      ),
+      rows=rows,
+      caption=(
+        f'{len(first.samples)} samples each. The judge is a classifier trained '
+        'on the training images alone; its accuracy on test images is in the '
+        'last row. Diversity: mean distance within a class over that of the '
+        'test images. Precision, recall (3 neighbours) and the Fréchet '
+        "distance are in the judge's features, against the test images; the "
+        'last row has the training images there. Nearest training image: mean '
+        'distance in pixels of [0, 1]; far smaller than that of the test '
+        'images would mean memorising.'
+      ),
+    )
+  )
+  return viz.Section(
+    title='Samples',
+    text=(
+      'Each generator predicts the tokens of a tokenizer above, given a class.'
+    ),
+    items=items,
+  )
+
+
+def _pruning(report: Report) -> viz.Section | None:
+  if report.pruning is None:
+    return None
+  pictures = [
+    viz.Picture(
+      png=images_lib.encode_png(strip),
+      caption=(
+        f'{name} at half of the patches: each test image, and what is left of '
+        'it; merged patches have one colour and an outline.'
+      ),
+    )
+    for name, strip in report.pruning.pictures.items()
+  ]
+  rows = [
+    (r.pruner, r.tokens, f'{r.flops:.2f}', f'{r.accuracy:.3f}')
+    for r in report.pruning.rows
+  ]
+  table = viz.Table(
+    columns=('pruner', 'patches left', 'FLOPs', 'accuracy'),
+    rows=rows,
+    caption=(
+      'A small ViT, pruned off the shelf inside its second layer (ToMe goes on '
+      'in later layers). FLOPs: of one image over the unpruned model, by the '
+      'formula of tokpress_jax.pruners.flops. The smaller image is shrunk by '
+      'area, the position table with it.'
+    ),
+  )
+  return viz.Section(
+    title='Pruning inside a classifier',
+    text='Tokens that the next layers can do without.',
+    items=[*pictures, table],
+  )
+
+
+def _training(report: Report) -> viz.Section | None:
+  if not report.losses:
+    return None
+  pictures = []
+  for name, curve in report.losses.items():
+    light, dark = viz.both_themes(viz.loss_curve, {name: curve})
+    pictures.append(
+      viz.Picture(
+        png=light, dark_png=dark, caption=f'{name}: training loss by step.'
+      )
+    )
+  return viz.Section(title='Training', items=pictures)
