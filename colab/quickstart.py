@@ -18,7 +18,7 @@
 # *every prefix* of the row decodes: a few tokens give a rough picture, more
 # give a better one. Move the slider at the end.
 #
-# 1. install, 2. a model: load one, or train a small one here in two minutes,
+# 1. install, 2. a model: load one, or train a small one here,
 # 3. encode, 4. decode at any budget, 5. quality against tokens.
 
 # %%
@@ -36,86 +36,71 @@ if importlib.util.find_spec('tokpress_jax') is None:
 # %%
 import jax
 import jax.numpy as jnp
-import optax
 from IPython.display import Image, display
 
-from tokpress_jax import data, metrics, quantize, tokenizers, types, viz
+import tokpress_jax as tp
+from tokpress_jax import data, metrics, quantize, tokenizers, viz
 from tokpress_jax.io import images as image_lib
+from tokpress_jax.train import config as train_config
+from tokpress_jax.train.tasks import TokenizerTask
 
 print('jax', jax.__version__, 'on', jax.devices()[0].device_kind)
 
 # %% [markdown]
 # ## A model
 #
-# `MODEL` may be a directory written by `tokpress export` or by
-# `launch/quickstart.sh`, or `owner/name` on the Hugging Face hub. Without one,
-# the next cells train a small tokenizer on 1,497 real scans of digits, with
-# nothing but the library's parts and optax: this is all that a training loop
-# needs. (`tokpress train` adds sharding, checkpoints, exact resume, logs.)
+# `MODEL` is a directory written by `tokpress export`, the work directory of a
+# run, or `owner/name` on the Hugging Face hub. Without one, the next cell
+# trains a small tokenizer on 1,497 real scans of digits: a few minutes on a
+# CPU. Run it again after an interruption: it goes on where it stopped.
 
 # %%
 MODEL = os.environ.get('TOKPRESS_MODEL', '')
-STEPS = int(os.environ.get('TOKPRESS_STEPS', 1200))
+WORKDIR = os.environ.get('TOKPRESS_WORKDIR', 'runs/notebook')
+STEPS = int(os.environ.get('TOKPRESS_STEPS', 1500))
 
 digits = data.DataConfig(name='digits')
-config = tokenizers.OneDConfig(
-  image_size=8,
-  channels=1,
-  patch=2,
-  tokens=16,
-  width=64,
-  heads=4,
-  encoder_depth=2,
-  decoder_depth=2,
-  quantizer=quantize.FSQConfig(levels=(8, 5, 5)),
+config = tp.Config(
+  name='notebook',
+  task=TokenizerTask(
+    model=tokenizers.OneDConfig(
+      image_size=8,
+      channels=1,
+      patch=4,
+      tokens=16,
+      width=64,
+      heads=4,
+      encoder_depth=2,
+      decoder_depth=2,
+      activation='relu',
+      quantizer=quantize.FSQConfig(levels=(8, 6, 5)),
+    ),
+    loss='decibel',
+    loss_weight=0.05,
+    lengths='powers',  # Nested dropout: 1, 2, 4, ... or all tokens.
+    full=0.25,
+  ),
+  data=digits,
+  train=train_config.TrainConfig(
+    steps=STEPS,
+    batch_size=128,
+    ema_decay=0.995,
+    log_every=100,
+    checkpoint_every=500,
+  ),
+  optim=train_config.OptimConfig(
+    learning_rate=4e-3, warmup_steps=STEPS // 30, final_scale=0.02, b2=0.99
+  ),
 )
+
+if not MODEL:
+  tp.fit(config, WORKDIR)
+model = tp.load(MODEL or WORKDIR)
+size = model.spec.config
 print(
-  f'{config.num_tokens} tokens of {config.bits_per_token:.1f} bits for '
-  f'{config.image_size}x{config.image_size} pixels'
+  f'{size.num_tokens} tokens of {size.bits_per_token:.1f} bits for '
+  f'{size.image_size}x{size.image_size} pixels'
 )
-
-
-# %%
-def train(steps):
-  module = config.build()
-  stream = data.Stream(digits, batch_size=64, seed=0)
-  first = image_lib.to_float(next(stream.batches())['image'])
-  params = jax.jit(module.init)(jax.random.key(0), first)
-  optimizer = optax.adamw(
-    optax.warmup_cosine_decay_schedule(0.0, 3e-3, max(1, steps // 10), steps)
-  )
-
-  def loss(params, x, rng):
-    # Nested dropout: each image may use a random number of its tokens.
-    length = tokenizers.sample_lengths(
-      rng, len(x), config.boundaries, sampler='powers', full=0.3
-    )
-    out = module.apply(params, x, length, method='reconstruct')
-    return jnp.mean((out.images - x) ** 2) + out.quantized.loss
-
-  @jax.jit
-  def step(params, state, image, number):
-    x = image_lib.to_float(image)
-    rng = jax.random.fold_in(jax.random.key(1), number)
-    value, grads = jax.value_and_grad(loss)(params, x, rng)
-    updates, state = optimizer.update(grads, state, params)
-    return optax.apply_updates(params, updates), state, value
-
-  state = optimizer.init(params)
-  for number, batch in zip(range(steps), stream.batches(), strict=False):
-    params, state, value = step(params, state, batch['image'], number)
-    if number % 250 == 0 or number == steps - 1:
-      print(f'step {number:5d}  loss {float(value):.4f}')
-  spec = types.Spec(name='one_d', family='tokenizer', config=config)
-  return types.Loaded(module=module, variables=params, spec=spec)
-
-
-if MODEL:
-  import tokpress_jax
-
-  model = tokpress_jax.load(MODEL)
-else:
-  model = train(STEPS)
 
 # %% [markdown]
 # ## Encode

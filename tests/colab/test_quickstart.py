@@ -37,6 +37,7 @@ def test_notebook_runs(monkeypatch, tmp_path):
   pytest.importorskip('sklearn')
   monkeypatch.setenv('TOKPRESS_STEPS', '3')
   monkeypatch.setenv('TOKPRESS_MODEL', '')
+  monkeypatch.setenv('TOKPRESS_WORKDIR', str(tmp_path / 'run'))
   monkeypatch.setenv('TOKPRESS_DATA_DIR', str(tmp_path))
   monkeypatch.setenv('IPYTHONDIR', str(tmp_path))
   # The checkout's package, also where it is not installed.
@@ -60,7 +61,7 @@ def test_notebook_runs(monkeypatch, tmp_path):
   assert len(executed.cells) == len(notebook.cells)
   outputs = [o for c in executed.cells for o in c.get('outputs', ())]
   text = ''.join(o.get('text', '') for o in outputs)
-  assert 'step     2  loss' in text and '16 tokens  ' in text
+  assert 'codes (297, 16, 1)' in text and ' dB' in text
   pictures = [
     o.data['image/png'] for o in outputs if 'image/png' in o.get('data', {})
   ]
