@@ -1,18 +1,14 @@
 """The commands that use a model, on untrained ones."""
 
 import json
-import pathlib
-import sys
 
 import numpy as np
 import pytest
+import tiny_models
 from PIL import Image
 
 from tokpress_jax import __main__ as entry
 from tokpress_jax.io import export, images, stablehlo, tokens
-
-sys.path.append(str(pathlib.Path(__file__).parents[1] / 'io'))
-import tiny_models  # noqa: E402
 
 
 def run(*argv):

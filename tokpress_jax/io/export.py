@@ -196,16 +196,7 @@ def _read(path: pathlib.Path, dtype: Any) -> types.Loaded:
       f'{path / CONFIG} does not describe a model: {error}.'
     ) from error
   flat = safetensors.load_flat(path / MODEL)
-  keymap.report(
-    os.fspath(path / MODEL),
-    missing=[f'{k} {s}' for k, s in shapes.items() if k not in flat],
-    unused=[k for k in flat if k not in shapes],
-    misshaped=[
-      f'{k}: {flat[k].shape} there, {s} expected'
-      for k, s in shapes.items()
-      if k in flat and flat[k].shape != s
-    ],
-  )
+  _check(os.fspath(path / MODEL), shapes, flat)
   variables = safetensors.unflatten(flat)
   if safetensors.fingerprint(variables) != body.get('fingerprint'):
     raise UserError(
@@ -227,6 +218,22 @@ def _read(path: pathlib.Path, dtype: Any) -> types.Loaded:
     variables=jax.tree.map(jnp.asarray, variables),
     spec=spec,
     tokenizer=tokenizer,
+  )
+
+
+def _check(
+  where: str, shapes: Mapping[str, tuple[int, ...]], flat: Mapping[str, Any]
+) -> None:
+  """Raises if arrays are not those of a model, naming every difference."""
+  keymap.report(
+    where,
+    missing=[f'{k} {s}' for k, s in shapes.items() if k not in flat],
+    unused=[k for k in flat if k not in shapes],
+    misshaped=[
+      f'{k}: {flat[k].shape} there, {s} expected'
+      for k, s in shapes.items()
+      if k in flat and flat[k].shape != s
+    ],
   )
 
 
@@ -256,6 +263,13 @@ def _from_run(
   config = workdir_lib.read_config(workdir)
   step, variables = _run_variables(workdir, step)
   task = config.task.bind(data.open_dataset(config.data).info)
+  own = {k: v for k, v in variables.items() if k != 'frozen'}
+  expected = safetensors.flatten(jax.eval_shape(task.init, jax.random.key(0)))
+  _check(
+    f'Checkpoint {step} of {workdir}',
+    {k: tuple(x.shape) for k, x in expected.items()},
+    safetensors.flatten(own),
+  )
   loaded = task.export(jax.tree.map(jnp.asarray, variables))
   module = loaded.module.config.build(dtype=dtype)
   spec = types.Spec(

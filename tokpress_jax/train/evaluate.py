@@ -104,5 +104,5 @@ def _check_same(where: str, step: int, expected: Any, given: Any) -> None:
   if rows:
     raise UserError(
       f'Checkpoint {step} in {where} is of another model: '
-      f'{"; ".join(rows[:20])}. Give the config that it was trained with.'
+      f'{"; ".join(rows)}. Give the config that it was trained with.'
     )
