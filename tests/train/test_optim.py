@@ -1,3 +1,4 @@
+import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +62,14 @@ def test_schedules():
   )
   np.testing.assert_allclose([constant(0), constant(50)], [0.5, 2.0])
   with pytest.raises(UserError, match='fewer warm-up steps'):
-    optim.make_schedule(config, 4)
+    optim.make_schedule(dataclasses.replace(config, decay_steps=4), 24)
+
+
+def test_a_run_shorter_than_its_warm_up_still_reaches_the_peak():
+  config = OptimConfig(learning_rate=2.0, warmup_steps=50, final_scale=0.1)
+  rate = optim.make_schedule(config, 5)
+  got = [float(rate(i)) for i in (0, 3, 4, 5)]
+  np.testing.assert_allclose(got, [0.5, 2, 2, 0.2], rtol=1e-6)
 
 
 def test_one_update_against_adamw_by_hand():

@@ -117,20 +117,24 @@ def group_config(config: OptimConfig, group: str) -> OptimConfig:
 def make_schedule(config: OptimConfig, steps: int) -> Schedule:
   """Returns the learning rate as a function of the number of updates so far.
 
-  The warm-up's first update already has 1 / warmup_steps of the peak.
+  The warm-up's first update already has 1 / warmup_steps of the peak. A run
+  shorter than its warm-up and cosine warms up to its last step but one.
 
   Args:
     config: The configuration of one group.
     steps: Updates of the whole run, where a cosine without `decay_steps` ends.
   """
-  warmup = config.warmup_steps
-  end = steps if config.decay_steps is None else config.decay_steps
+  warmup, end = config.warmup_steps, config.decay_steps
   cosine = config.schedule == 'warmup-cosine'
+  if end is None:
+    end = steps
+    if cosine:
+      warmup = min(warmup, max(steps - 1, 0))
   if cosine and end <= warmup:
     raise UserError(
       f'optim.warmup_steps is {warmup} and the cosine ends at step {end}; '
       'expected fewer warm-up steps. Lower --optim.warmup-steps or raise '
-      '--train.steps.'
+      '--optim.decay-steps.'
     )
 
   def schedule(count: Any) -> jax.Array:
