@@ -100,6 +100,7 @@ class Tokens:
       num_protected = 0
       if protected is not None:
         num_protected = int(jax.device_get(protected).sum(axis=1).max())
+    features = jnp.asarray(features)
     shape = features.shape[:2]
     if positions is None:
       positions = jnp.broadcast_to(jnp.arange(shape[1])[:, None], (*shape, 1))
@@ -111,9 +112,10 @@ class Tokens:
       owner = jnp.zeros(shape, jnp.int32)
     if protected is None:
       protected = jnp.zeros(shape, bool)
+    valid = jnp.asarray(valid)
     return cls(
       features=features,
-      positions=positions,
+      positions=jnp.asarray(positions),
       valid=valid,
       mass=valid.astype(jnp.float32),
       kind=jnp.asarray(kind, jnp.int8),

@@ -43,9 +43,9 @@ def make(lengths=LENGTHS, slots=SLOTS, *, rows=None, seed=0):
   at = np.arange(slots)[None]
   valid = at < np.array(lengths)[:, None]
   tokens = Tokens.create(
-    draw(0, SLOTS, WIDTH)[:, :slots],
-    valid=valid,
-    protected=np.broadcast_to(at == 0, valid.shape),
+    jnp.asarray(draw(0, SLOTS, WIDTH)[:, :slots]),
+    valid=jnp.asarray(valid),
+    protected=jnp.asarray(np.broadcast_to(at == 0, valid.shape)),
   )
   signals = Signals(
     keys=draw(1, HEADS, SLOTS, 4)[:, :, :slots],

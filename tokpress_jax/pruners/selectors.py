@@ -54,10 +54,10 @@ def spaced(*, count: Array, valid: Array, protected: Array) -> Array:
   number = jnp.sum(free, axis=1, keepdims=True)
   rank = jnp.cumsum(free, axis=1) - 1
   count = count[:, None]
-  # The middle of each of `count` equal parts, in whole numbers.
-  part = (2 * rank * count + count) // (2 * jnp.maximum(number, 1))
-  before = (2 * rank * count - count) // (2 * jnp.maximum(number, 1))
-  return protected | (free & (part > before))
+  # Token r is taken if the middle of one of `count` equal parts falls on it:
+  # if the number of middles below r + 1 is larger than the number below r.
+  below = lambda r: (2 * count * r + number - 1) // (2 * jnp.maximum(number, 1))
+  return protected | (free & (below(rank + 1) > below(rank)))
 
 
 def selection(
