@@ -87,7 +87,14 @@ def _is_ours(error: Exception) -> bool:
   return bool(frames) and _PACKAGE in pathlib.Path(frames[-1].filename).parents
 
 
-def _one_line(message: object, category: type, *_: object) -> str:
+def _one_line(
+  message: Warning | str,
+  category: type[Warning],
+  filename: str,
+  lineno: int,
+  line: str | None = None,
+) -> str:
+  del filename, lineno, line
   return f'{category.__name__}: {message}\n'
 
 

@@ -119,6 +119,7 @@ def load(path: str | os.PathLike[str]) -> Config:
   # Registered, because dataclasses and tyro look up a class's module.
   name = f'tokpress_config_{path.stem}'
   spec = importlib.util.spec_from_file_location(name, path)
+  assert spec is not None and spec.loader is not None  # It ends in .py.
   module = importlib.util.module_from_spec(spec)
   sys.modules[name] = module
   spec.loader.exec_module(module)

@@ -52,7 +52,7 @@ def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
 
 
 def read_squares(
-  paths: Sequence[pathlib.Path], config: Any, policy: str
+  paths: Sequence[pathlib.Path], config: Any, policy: images.Policy
 ) -> tuple[np.ndarray, list[images.Placement]]:
   """Reads images and makes them what a model sees.
 
@@ -64,10 +64,6 @@ def read_squares(
   Returns:
     uint8 [R, S, S, C], and how to undo each image's fit.
   """
-  if policy not in images.POLICIES:
-    raise UserError(
-      f'--fit is {policy!r}; expected one of {", ".join(images.POLICIES)}.'
-    )
   squares, placements = [], []
   for path in paths:
     pixels = images.load_image(path, channels=config.channels)

@@ -25,15 +25,16 @@ def initialize() -> None:
   """
   if jax.distributed.is_initialized():
     return
-  given = {name: os.environ.get(name) for name in _EXPLICIT}
+  given = {name: os.environ.get(name, '') for name in _EXPLICIT}
   if any(given.values()):
     coordinator, *numbers = given.values()
-    if not coordinator or not all(n and n.isdigit() for n in numbers):
+    if not coordinator or not all(n.isdigit() for n in numbers):
       raise UserError(
         f'To join several processes set all of {", ".join(_EXPLICIT)} '
         f'(host:port, a number, a number from 0); got {given}.'
       )
-    jax.distributed.initialize(coordinator, *map(int, numbers))
+    count, index = map(int, numbers)
+    jax.distributed.initialize(coordinator, count, index)
   elif _on_tpu() or int(os.environ.get('SLURM_NTASKS') or 1) > 1:
     try:
       jax.distributed.initialize()

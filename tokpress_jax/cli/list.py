@@ -8,7 +8,7 @@ import tyro
 
 from tokpress_jax import registry
 
-_FAMILIES = {
+_FAMILIES: dict[str, tuple[registry.Family, ...]] = {
   'models': ('tokenizer', 'generator', 'model'),
   'pruners': ('pruner',),
   'tasks': ('task',),

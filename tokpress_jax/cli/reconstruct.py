@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
   }
   print('tokens   bits/pixel   PSNR (dB)')
   for n, pixels in decoded.items():
-    unit = lambda x: np.asarray(x, np.float32) / 255
+    unit = lambda x: jnp.asarray(x, jnp.float32) / 255
     psnr = float(np.mean(metrics.psnr(unit(pixels), unit(squares))))
     rate = n * config.bits_per_token / config.image_size**2
     print(f'{n:6d}   {rate:10.4f}   {psnr:9.2f}')

@@ -75,7 +75,7 @@ def export(
     )
   out.mkdir(parents=True, exist_ok=True)
   variables = jax.device_get(variables)
-  body = {
+  body: dict[str, Any] = {
     'format': 1,
     'name': name or kind,
     'family': registry.get(kind).family,

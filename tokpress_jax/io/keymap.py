@@ -124,7 +124,9 @@ def convert(
     if target is None:
       continue
     array = transform.forward(np.asarray(array))
-    place = found if row is None else rows.setdefault(target, {})
+    place: dict[Any, Array] = (
+      found if row is None else rows.setdefault(target, {})
+    )
     key = target if row is None else row
     if key in place:
       repeated.append(f'{name} (also {target})')
@@ -170,8 +172,9 @@ def invert(
     match = _match(rules, name)
     if match is None:
       unused.append(name)
-    elif match[0] is not None:
-      target, row, transform = match
+      continue
+    target, row, transform = match
+    if target is not None:
       if target not in flat:
         missing.append(target)
         continue

@@ -21,6 +21,7 @@ per token.
 import dataclasses
 import os
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -70,19 +71,20 @@ def load(path: str | os.PathLike[str]) -> TokenFile:
   try:
     with np.load(path, allow_pickle=False) as file:
       found = {name: file[name] for name in file.files}
+    policy: Any = str(found['policy'])
     placements = tuple(
       images_lib.Placement(
-        policy=str(found['policy']),
-        original=tuple(map(int, size)),
-        size=int(side),
-        box=tuple(map(int, box)),
-        grid=tuple(map(int, grid)),
+        policy=policy,
+        original=(size[0], size[1]),
+        size=side,
+        box=(box[0], box[1], box[2], box[3]),
+        grid=(grid[0], grid[1]),
       )
       for size, box, grid, side in zip(
-        found['sizes'],
-        found['boxes'],
-        found['grids'],
-        found['sides'],
+        found['sizes'].tolist(),
+        found['boxes'].tolist(),
+        found['grids'].tolist(),
+        found['sides'].tolist(),
         strict=True,
       )
     )
@@ -93,7 +95,13 @@ def load(path: str | os.PathLike[str]) -> TokenFile:
       placements=placements,
       fingerprint=str(found['fingerprint']),
     )
-  except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+  except (
+    ValueError,
+    LookupError,
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+  ) as error:
     raise UserError(
       f'{os.fspath(path)} is no token file of `tokpress encode`: {error}'
     ) from error

@@ -284,6 +284,8 @@ class Checkpoints:
         f'No valid checkpoint in {self._directory} ({reasons}). Move the '
         'directory away to start again from step 0.'
       )
+    if found is None:
+      return None
     for step, reason in damaged.items():
       aside = '' if self._read_only else f'; moved to {step}.corrupt'
       warnings.warn(
