@@ -40,9 +40,10 @@ def test_library_has_lower_bounds_only():
   setup = _setup()
   extras = setup['options.extras_require']
   texts = [setup['options']['install_requires']]
-  texts += [text for name, text in extras.items() if name != 'parity']
+  texts += extras.values()
   for requirement in (r for text in texts for r in _requirements(text)):
-    assert {s.operator for s in requirement.specifier} == {'>='}, requirement
+    if requirement.name != 'torch':  # Exact: other builds do not install.
+      assert {s.operator for s in requirement.specifier} <= {'>='}, requirement
 
 
 def test_constraints_name_no_source():

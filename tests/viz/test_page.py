@@ -49,7 +49,7 @@ def _page():
       command='tokpress evaluate runs/a && echo',
     )
   ]
-  return viz.page('Title <1>', sections, lead='Lead'), png, table
+  return viz.page_html('Title <1>', sections, lead='Lead'), png, table
 
 
 def test_page_is_well_formed_and_complete():

@@ -15,7 +15,7 @@ from tokpress_jax.report.images import ImageSet
 from tokpress_jax.report.pruning import PruningResult
 from tokpress_jax.report.samples import SampleResult
 from tokpress_jax.report.tokenizing import TokenizerResult
-from tokpress_jax.viz import sheet
+from tokpress_jax.viz import sheets
 
 METRICS = 'metrics.json'
 PAGE = 'index.html'
@@ -155,7 +155,7 @@ def _tokenizers(report: Report) -> viz.Section | None:
         '–',
       )
     )
-    picture = sheet.reconstructions(result.shown, result.decoded, cell=48)
+    picture = sheets.reconstructions(result.shown, result.decoded, cell=48)
     items.append(
       viz.Picture(
         png=viz.png(picture),
@@ -205,12 +205,12 @@ def _generators(report: Report) -> viz.Section | None:
     items.append(
       viz.Picture(
         png=viz.png(
-          sheet.samples_by_class(samples, result.labels, names, cell=40)
+          sheets.samples_by_class(samples, result.labels, names, cell=40)
         ),
         caption=f'{name}: the first samples of each class, none selected.',
       )
     )
-    stages = sheet.sheet(
+    stages = sheets.sheet(
       result.stages,
       row_labels=[f'{n} tokens' for n in result.stage_tokens],
       cell=48,

@@ -8,8 +8,8 @@ from tokpress_jax.viz.curves import (
   quality_by_tokens,
   rate_distortion,
 )
-from tokpress_jax.viz.page import Picture, Section, Table, page, write_page
-from tokpress_jax.viz.sheet import (
+from tokpress_jax.viz.page import Picture, Section, Table, page_html, write_page
+from tokpress_jax.viz.sheets import (
   png,
   reconstructions,
   samples_by_class,
@@ -25,7 +25,7 @@ __all__ = [
   'curve',
   'figure_png',
   'loss_curve',
-  'page',
+  'page_html',
   'png',
   'quality_by_tokens',
   'rate_distortion',

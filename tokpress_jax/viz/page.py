@@ -152,7 +152,9 @@ class Section:
     return '\n'.join([*parts, '</section>'])
 
 
-def page(title: str, sections: Sequence[Section], *, lead: str = '') -> str:
+def page_html(
+  title: str, sections: Sequence[Section], *, lead: str = ''
+) -> str:
   """The whole page.
 
   Args:
@@ -181,9 +183,9 @@ def write_page(
   *,
   lead: str = '',
 ) -> None:
-  """Writes `page(...)` to a file, whose directory must exist."""
+  """Writes `page_html(...)` to a file, whose directory must exist."""
   with open(path, 'w', encoding='utf-8') as f:
-    f.write(page(title, sections, lead=lead))
+    f.write(page_html(title, sections, lead=lead))
 
 
 def cell(value: Any) -> str:
