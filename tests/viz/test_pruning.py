@@ -38,7 +38,7 @@ def test_strip_follows_patches_through_layers():
     keys = jax.random.normal(
       jax.random.key(layer), (2, 1, tokens.valid.shape[1], 4)
     )
-    pruner = pruners.ToMe(budget=pruners.Remove(tokens=2))
+    pruner = jax.jit(pruners.ToMe(budget=pruners.Remove(tokens=2)))
     tokens, reduction = pruner(tokens, Signals(keys=keys))
     reductions.append(reduction)
   total = pruners.compose(*reductions)
