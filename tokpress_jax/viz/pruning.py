@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from tokpress_jax.types import Reduction
+from tokpress_jax.types import OneHot, Reduction
 
 
 def patch_slots(
@@ -25,14 +25,23 @@ def patch_slots(
 
   Returns:
     int [N], the slot that each patch ended in; -1 if it was dropped.
+
+  Raises:
+    ValueError: if there is no reduction, or a soft one.
   """
+  if not reductions:
+    raise ValueError('nothing to draw: no reductions, so no token was pruned')
   slots = None
   for reduction in reductions:
+    if not isinstance(reduction.assign, OneHot):
+      raise ValueError(
+        'only one-hot reductions put a patch into one slot; got '
+        f'{type(reduction.assign).__name__}'
+      )
     target = np.asarray(reduction.assign.target)[row]
     if slots is None:
-      slots = target
-    else:
-      slots = np.where(slots < 0, -1, target[np.maximum(slots, 0)])
+      slots = np.arange(target.size)
+    slots = np.where(slots < 0, -1, target[np.maximum(slots, 0)])
   return slots[leading:]
 
 
