@@ -51,7 +51,7 @@ print('jax', jax.__version__, 'on', jax.devices()[0].device_kind)
 #
 # `MODEL` is a directory written by `tokpress export`, the work directory of a
 # run, or `owner/name` on the Hugging Face hub. Without one, the next cell
-# trains a small tokenizer on 1,497 real scans of digits: a few minutes on a
+# trains a small tokenizer on 1,500 real scans of digits: a few minutes on a
 # CPU. Run it again after an interruption: it goes on where it stopped.
 
 # %%
