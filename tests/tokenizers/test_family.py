@@ -1,0 +1,463 @@
+"""What holds for every tokenizer; a new method joins `ROWS` below.
+
+Parameters are redrawn, so that nothing that starts at zero hides an error.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from tokpress_jax import nn, quantize, tokenizers, types
+from tokpress_jax.errors import UserError
+from tokpress_jax.io import export
+
+B, SIDE, CHANNELS = 8, 6, 2
+SMALL = {
+  'image_size': SIDE,
+  'channels': CHANNELS,
+  'patch': 2,
+  'width': 8,
+  'heads': 2,
+  'encoder_depth': 1,
+  'decoder_depth': 1,
+}
+VQ = quantize.VQConfig(codebook_size=13, dim=4)
+LARGE = {'width': 1024, 'heads': 16, 'encoder_depth': 24, 'decoder_depth': 24}
+BASE = {'width': 768, 'heads': 12, 'encoder_depth': 12, 'decoder_depth': 12}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  config: Any
+  # Configs of about the published sizes, by name.
+  published: dict[str, Any]
+
+
+ROWS = {
+  'one_d_vq': Row(
+    tokenizers.OneDConfig(**SMALL, tokens=5, quantizer=VQ),
+    {
+      'titok-l-32': tokenizers.OneDConfig(**LARGE, tokens=32),
+      'titok-b-64': tokenizers.OneDConfig(**BASE, tokens=64),
+    },
+  ),
+  'one_d_fsq': Row(
+    tokenizers.OneDConfig(
+      **SMALL, tokens=5, quantizer=quantize.FSQConfig(levels=(4, 3, 5))
+    ),
+    {
+      'titok-b-256-fsq': tokenizers.OneDConfig(
+        **BASE, tokens=256, quantizer=quantize.FSQConfig(levels=(8, 5, 5, 5))
+      ),
+    },
+  ),
+  'multi_scale_vq': Row(
+    tokenizers.MultiScaleConfig(
+      **SMALL,
+      quantizer=quantize.MultiScaleVQConfig(vq=VQ, scales=(1, 2, 3), phi=2),
+    ),
+    {
+      'var-256': tokenizers.MultiScaleConfig(**BASE),
+      'var-512': tokenizers.MultiScaleConfig(
+        **BASE,
+        image_size=512,
+        quantizer=quantize.MultiScaleVQConfig(
+          vq=quantize.VQConfig(codebook_size=4096, dim=32),
+          scales=(1, 2, 3, 4, 6, 9, 13, 18, 24, 32),
+        ),
+      ),
+    },
+  ),
+}
+every = pytest.mark.parametrize('name', ROWS)
+PUBLISHED = {k: c for row in ROWS.values() for k, c in row.published.items()}
+IMAGES = jax.random.uniform(
+  jax.random.key(0), (B, SIDE, SIDE, CHANNELS), minval=-1
+)
+
+
+@functools.cache
+def loaded(name, dtype=jnp.float32):
+  config = ROWS[name].config
+  module = config.build(dtype=dtype)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), IMAGES)
+  rng = np.random.default_rng(1)
+
+  def draw(x):
+    scale = 0.3 if x.ndim < 2 else x.shape[-2] ** -0.5
+    return jnp.asarray(rng.normal(size=x.shape) * scale, jnp.float32)
+
+  spec = types.Spec(name='tiny', family='tokenizer', config=config)
+  return types.Loaded(module, jax.tree.map(draw, shapes), spec)
+
+
+@functools.cache
+def compiled(name, method, dtype=jnp.float32):
+  """One compiled program per method, shared by the tests; counts its traces."""
+  module = loaded(name, dtype).module
+  traces = []
+
+  @jax.jit
+  def run(variables, *args):
+    traces.append(args)
+    if method == 'encode':
+      images, length = args
+      policy = tokenizers.Prefix(length)
+      return module.apply(variables, images, policy=policy, method='encode')
+    return module.apply(variables, *args, method=method)
+
+  return run, traces
+
+
+def reconstruct(name, images=IMAGES, length=None, model=None):
+  model = model or loaded(name)
+  if length is None:
+    length = jnp.full(images.shape[:1], model.num_tokens)
+  run, _ = compiled(name, 'reconstruct', model.module.dtype)
+  return run(model.variables, images, length)
+
+
+def encode(name, images=IMAGES, length=None, model=None):
+  model = model or loaded(name)
+  if length is None:
+    length = jnp.full(images.shape[:1], model.num_tokens)
+  return compiled(name, 'encode')[0](model.variables, images, length)
+
+
+def decode(name, codes, length, model=None):
+  model = model or loaded(name)
+  encoded = types.Encoded(
+    codes=codes,
+    embeddings=None,
+    valid=tokenizers.prefix_mask(length, codes.shape[1]),
+    length=length,
+    positions=None,
+    image_size=jnp.full((codes.shape[0], 2), SIDE),
+  )
+  return compiled(name, 'decode')[0](model.variables, encoded)
+
+
+def lengths(name, seed=0):
+  """One legal length per image, every one of them used."""
+  bounds = np.array(ROWS[name].config.boundaries)
+  return jnp.asarray(
+    np.random.default_rng(seed).permutation(np.resize(bounds, B)), jnp.int32
+  )
+
+
+def other_codes(name, codes):
+  """Codes that differ from the given ones everywhere."""
+  size = ROWS[name].config.codebook_size
+  step = np.random.default_rng(3).integers(1, size, size=codes.shape)
+  return (codes + step) % size
+
+
+def close(a, b, atol=1e-5):
+  np.testing.assert_allclose(
+    np.asarray(a, np.float32), np.asarray(b, np.float32), atol=atol
+  )
+
+
+@every
+def test_init_and_apply_give_images_of_the_same_size(name):
+  config = ROWS[name].config
+  module = config.build()
+  variables = jax.jit(module.init)(jax.random.key(0), IMAGES)
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+  out = reconstruct(
+    name, model=types.Loaded(module, variables, loaded(name).spec)
+  )
+  assert out.images.shape == IMAGES.shape and out.images.dtype == jnp.float32
+  codes = out.quantized.codes
+  assert codes.dtype == jnp.int32
+  assert codes.shape == (B, config.num_tokens, config.quantizer.num_codes)
+  assert codes.min() >= 0 and codes.max() < config.codebook_size
+  want = config.quantizer.num_codes * np.log2(config.codebook_size)
+  np.testing.assert_allclose(config.bits_per_token, want)
+
+
+@every
+def test_jit_equals_eager(name):
+  model, length = loaded(name), lengths(name)
+  eager = model.encode(IMAGES, policy=tokenizers.Prefix(length))
+  encoded = encode(name, length=length)
+  jax.tree.map(np.testing.assert_array_equal, encoded, eager)
+  close(decode(name, encoded.codes, length), model.decode(eager))
+  out = reconstruct(name, length=length)
+  want = model.reconstruct(IMAGES, length)
+  close(out.images, want.images)
+  close(out.quantized.loss, want.quantized.loss)
+
+
+@every
+def test_encoded_says_what_it_holds(name):
+  length = lengths(name)
+  encoded = encode(name, length=length)
+  np.testing.assert_array_equal(encoded.length, length)
+  np.testing.assert_array_equal(encoded.valid.sum(axis=1), length)
+  assert (np.diff(encoded.valid.astype(int), axis=1) <= 0).all()
+  np.testing.assert_array_equal(encoded.image_size, np.full((B, 2), SIDE))
+  whole = encode(name)
+  # A prefix: which codes come first does not depend on how many are kept.
+  np.testing.assert_array_equal(encoded.codes, whole.codes)
+  assert len(np.unique(whole.codes)) > 3
+
+
+@every
+def test_decoding_agrees_with_itself_and_with_the_training_pass(name):
+  model, encoded = loaded(name), encode(name)
+  want = decode(name, encoded.codes, encoded.length)
+  assert np.abs(want).max() <= 1
+  np.testing.assert_array_equal(
+    model.decode_codes(encoded.codes), model.decode(encoded)
+  )
+  close(model.decode_codes(encoded.codes), want)
+  for length in (encoded.length, lengths(name)):
+    trained = reconstruct(name, length=length).images
+    painted = decode(name, encoded.codes, length)
+    close(painted, np.clip(trained, -1, 1))
+
+
+@every
+def test_bfloat16_is_finite_and_near(name):
+  low = loaded(name, jnp.bfloat16)
+  out = reconstruct(name, model=low)
+  assert np.isfinite(out.images).all() and np.isfinite(out.quantized.loss)
+  assert out.images.dtype == jnp.float32
+  assert out.quantized.codes.max() < low.codebook_size
+  # Codes may differ; from the same ones, images are near.
+  codes = encode(name).codes
+  again = jax.jit(low.decode_codes)(codes)
+  error = np.abs(again - decode(name, codes, encode(name).length))
+  assert error.mean() < 0.05
+
+
+@every
+def test_gradients_reach_every_parameter(name):
+  model = loaded(name)
+  rest = {k: v for k, v in model.variables.items() if k != 'params'}
+
+  def loss(params):
+    out = model.module.apply({'params': params, **rest}, IMAGES)
+    return jnp.mean((out.images - IMAGES) ** 2) + out.quantized.loss
+
+  value, grads = jax.jit(jax.value_and_grad(loss))(model.variables['params'])
+  assert np.isfinite(value)
+  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+    assert np.isfinite(grad).all() and np.any(grad), jax.tree_util.keystr(path)
+
+
+@every
+def test_batch_of_one_equals_row_of_a_batch(name):
+  length = lengths(name)
+  encoded = encode(name, length=length)
+  images = decode(name, encoded.codes, length)
+  one = encode(name, IMAGES[3:4], length[3:4])
+  np.testing.assert_array_equal(one.codes[0], encoded.codes[3])
+  close(decode(name, one.codes, one.length)[0], images[3])
+
+
+@every
+def test_images_that_are_padding_do_not_count(name):
+  model = loaded(name)
+  mask = jnp.arange(B) < 5
+  junk = jnp.where(mask[:, None, None, None], IMAGES, 0.9)
+  length = lengths(name)
+  run = jax.jit(lambda x: model.reconstruct(x, length, mask=mask).quantized)
+  got, want = run(junk), run(IMAGES)
+  jax.tree.map(close, got.losses, want.losses)
+  jax.tree.map(close, got.stats, want.stats)
+  alone = reconstruct(name, IMAGES[:5], length[:5]).quantized
+  np.testing.assert_array_equal(got.stats.count, alone.stats.count)
+  close(got.loss, alone.loss)
+
+
+@every
+def test_tokens_beyond_the_length_are_ignored(name):
+  codes = encode(name).codes
+  other = other_codes(name, codes)
+  slots = np.arange(codes.shape[1])[None, :, None]
+  for length in ROWS[name].config.boundaries:
+    n = jnp.full((B,), length)
+    changed = jnp.where(slots < length, codes, other)
+    got, want = decode(name, changed, n), decode(name, codes, n)
+    np.testing.assert_array_equal(got, want)
+    if length < codes.shape[1]:
+      whole = decode(name, changed, jnp.full((B,), codes.shape[1]))
+      assert np.abs(whole - want).max() > 1e-3
+  first = jnp.where(slots < 1, other, codes)
+  one = jnp.full((B,), ROWS[name].config.boundaries[0])
+  assert (
+    np.abs(decode(name, first, one) - decode(name, codes, one)).max() > 1e-3
+  )
+
+
+def test_masking_a_row_is_cutting_it():
+  """A one-dimensional tokenizer of n slots is the first n of a longer one."""
+  model, n = loaded('one_d_vq'), 2
+  short = dataclasses.replace(model.spec.config, tokens=n).build()
+  shapes = jax.eval_shape(short.init, jax.random.key(0), IMAGES)
+  cut = jax.tree.map(
+    lambda x, s: x[tuple(slice(k) for k in s.shape)], model.variables, shapes
+  )
+  codes = encode('one_d_vq').codes
+  got = short.apply(cut, codes[:, :n], method='decode_codes')
+  close(got, decode('one_d_vq', codes, jnp.full((B,), n)))
+
+
+def test_cutting_a_pyramid_is_summing_its_first_scales():
+  model, codes = loaded('multi_scale_vq'), encode('multi_scale_vq').codes
+  config = model.spec.config
+  quantizer = config.quantizer.build()
+  own = {k: v['quantizer'] for k, v in model.variables.items()}
+  for scales, stop in enumerate(config.boundaries, start=1):
+    total = quantizer.apply(
+      own, codes[:, :stop], scales=scales, method='lookup'
+    )
+    want = np.clip(model.decode_map(total), -1, 1)
+    close(decode('multi_scale_vq', codes, jnp.full((B,), stop)), want)
+
+
+@every
+def test_lengths_per_image_are_one_compilation(name):
+  codes = encode(name).codes
+  mixed = lengths(name, seed=1)
+  got = decode(name, codes, mixed)
+  traced = len(compiled(name, 'decode')[1])
+  trained = reconstruct(name, length=mixed).images
+  passes = len(compiled(name, 'reconstruct')[1])
+  for length in ROWS[name].config.boundaries:
+    rows = np.flatnonzero(mixed == length)
+    assert rows.size
+    same = jnp.full((B,), length)
+    close(got[rows], decode(name, codes, same)[rows])
+    close(trained[rows], reconstruct(name, length=same).images[rows])
+  assert len(compiled(name, 'decode')[1]) == traced
+  assert len(compiled(name, 'reconstruct')[1]) == passes
+
+
+@every
+def test_sharded_over_eight_devices_equals_one(name):
+  model = loaded(name)
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+  put = lambda x, *axes: jax.device_put(
+    x, NamedSharding(mesh, PartitionSpec(*axes))
+  )
+  spread = dataclasses.replace(model, variables=put(model.variables))
+  length = lengths(name)
+  got = reconstruct(name, put(IMAGES, 'data'), put(length, 'data'), spread)
+  assert len(got.images.sharding.device_set) == 8
+  want = reconstruct(name, length=length)
+  np.testing.assert_array_equal(got.quantized.codes, want.quantized.codes)
+  jax.tree.map(close, got, want)
+
+
+@every
+def test_save_and_restore(name, tmp_path, capsys):
+  model = loaded(name)
+  export.export(model.module, model.variables, tmp_path, licence='CC0-1.0')
+  again = export.load(tmp_path)
+  assert 'CC0-1.0' in capsys.readouterr().out
+  assert again.spec.config == model.spec.config
+  assert again.boundaries == model.boundaries
+  jax.tree.map(np.testing.assert_array_equal, again.variables, model.variables)
+  encoded = encode(name, model=again)
+  np.testing.assert_array_equal(encoded.codes, encode(name).codes)
+  images = decode(name, encoded.codes, encoded.length, model=again)
+  np.testing.assert_array_equal(
+    images, decode(name, encoded.codes, encoded.length)
+  )
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_shapes_at_published_sizes(name):
+  config = PUBLISHED[name]
+  module = config.build(dtype=jnp.bfloat16)
+  images = jax.ShapeDtypeStruct(
+    (2, config.image_size, config.image_size, 3), jnp.float32
+  )
+  variables = jax.eval_shape(module.init, jax.random.key(0), images)
+  # 12 D^2 per layer of attention and MLP is all but a few percent of it.
+  layers = config.encoder_depth + config.decoder_depth
+  count = sum(x.size for x in jax.tree.leaves(variables['params']))
+  np.testing.assert_allclose(count, 12 * layers * config.width**2, rtol=0.06)
+  encoded = jax.eval_shape(
+    lambda v, x: module.apply(v, x, method='encode'), variables, images
+  )
+  assert encoded.codes.shape == (2, config.num_tokens, 1)
+  again = jax.eval_shape(
+    lambda v, x: module.apply(v, x, method='decode'), variables, encoded
+  )
+  assert again.shape == images.shape and again.dtype == jnp.float32
+
+
+def test_published_lengths():
+  assert PUBLISHED['var-256'].num_tokens == 680
+  assert PUBLISHED['var-512'].num_tokens == 2240
+  assert PUBLISHED['titok-l-32'].bits_per_token == 12
+
+
+@every
+def test_images_that_the_patches_do_not_tile_are_refused(name):
+  config = ROWS[name].config
+  with pytest.raises(
+    ValueError, match=r'image_size=7 .* patches of 2'
+  ) as error:
+    dataclasses.replace(config, image_size=7)
+  assert 'change image_size' in str(error.value)
+
+
+@every
+@pytest.mark.parametrize(
+  'shape', [(2, 4, 4, CHANNELS), (2, SIDE, SIDE, 3), (SIDE, SIDE, CHANNELS)]
+)
+def test_images_of_another_shape_are_refused(name, shape):
+  model, images = loaded(name), jnp.zeros(shape)
+  for call in (model.encode, model):
+    with pytest.raises(ValueError) as error:
+      call(images)
+    assert f'takes images [B, {SIDE}, {SIDE}, {CHANNELS}]' in str(error.value)
+    assert str(list(shape)) in str(error.value)
+
+
+@every
+def test_budgets_that_do_not_fit_are_refused(name):
+  model = loaded(name)
+  for budget in (0, model.num_tokens + 1):
+    with pytest.raises(UserError, match=f'a budget of {budget} tokens'):
+      model.encode(IMAGES, policy=tokenizers.Fixed(tokens=budget))
+  with pytest.raises(ValueError, match='one length per image'):
+    model.encode(IMAGES, policy=tokenizers.Prefix(jnp.ones(B + 1, jnp.int32)))
+
+
+def test_a_budget_between_scales_is_rounded_down_and_said():
+  model = loaded('multi_scale_vq')
+  with pytest.warns(
+    UserWarning, match='7 tokens is no legal length .* using 5'
+  ):
+    encoded = model.encode(IMAGES, policy=tokenizers.Fixed(tokens=7))
+  np.testing.assert_array_equal(encoded.length, np.full(B, 5))
+  np.testing.assert_array_equal(encoded.valid.sum(axis=1), np.full(B, 5))
+
+
+def test_configs_that_cannot_be_are_refused():
+  with pytest.raises(ValueError, match='last scale must be the patch grid, 3'):
+    tokenizers.MultiScaleConfig(
+      **SMALL,
+      quantizer=quantize.MultiScaleVQConfig(vq=VQ, scales=(1, 2), phi=0),
+    )
+  with pytest.raises(ValueError, match='tokens must be at least 1, got 0'):
+    tokenizers.OneDConfig(**SMALL, tokens=0)
+
+
+def test_unstacked_layers_decode_the_same():
+  model = loaded('one_d_vq')
+  split = dataclasses.replace(model, variables=nn.unstack(model.variables))
+  codes = encode('one_d_vq').codes
+  close(split.decode_codes(codes), model.decode_codes(codes))
