@@ -10,6 +10,7 @@ Dimension letters: B batch, N token slots, D features, A heads, E head features.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 
@@ -108,7 +109,8 @@ def layer_signals(
     found['attention_row'] = attention_row(
       queries[:, :, 0], keys, tokens, scale=scale
     )
-  return shared.replace(**{n: found[n] for n in needs & found.keys()})
+  wanted = {n: found[n] for n in needs & found.keys()}
+  return dataclasses.replace(shared, **wanted)
 
 
 def attention_row(

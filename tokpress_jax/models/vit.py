@@ -244,7 +244,7 @@ class ViT(nn.Module):
           deterministic=deterministic,
           segment=(start, layer),
         )
-        tokens = tokens.replace(features=x)
+        tokens = dataclasses.replace(tokens, features=x)
       if layer < c.depth:
         middle, end = layers[layer]
         tokens, done = self._pruned_block(
@@ -253,7 +253,7 @@ class ViT(nn.Module):
         pairs = (*pairs, *middle, *end)
       start = layer + 1
 
-    tokens = tokens.replace(features=self.norm(tokens.features))
+    tokens = dataclasses.replace(tokens, features=self.norm(tokens.features))
     return ViTOutput(
       logits=self.head(self._pool(tokens).astype(jnp.float32)),
       tokens=tokens,
@@ -283,10 +283,10 @@ class ViT(nn.Module):
         **_mask_and_bias(tokens, done, proportional),
         **drop,
       )
-      tokens = tokens.replace(features=x)
+      tokens = dataclasses.replace(tokens, features=x)
       tokens, signals, done = _prune(middle, tokens, signals, done)
       x = block.feed(tokens.features, {}, **drop)
-      tokens = tokens.replace(features=x)
+      tokens = dataclasses.replace(tokens, features=x)
       tokens, _, done = _prune(end, tokens, signals, done)
       return tokens, done
 
@@ -297,7 +297,7 @@ class ViT(nn.Module):
     )
     if c.remat:
       run = jax.checkpoint(run)
-    layers = self.stack.get_variable('params', 'layers')
+    layers: Any = self.stack.get_variable('params', 'layers')
     if not isinstance(layers, list | tuple):
       layers = {layer: jax.tree.map(lambda a: a[layer], layers)}
     return run(layers[layer], tokens, done)
@@ -322,7 +322,7 @@ def _prune(
     given = signals
     if signals.rng is not None:  # a draw of its own for each pruner
       fold = lambda key, n=len(done): jax.random.fold_in(key, n)
-      given = signals.replace(rng=jax.vmap(fold)(signals.rng))
+      given = dataclasses.replace(signals, rng=jax.vmap(fold)(signals.rng))
     state = done[-1].state if done else None
     tokens, result = pruner(tokens, given, state)
     signals = reduction.reduce_signals(signals, result)
@@ -332,9 +332,9 @@ def _prune(
 
 def _mask_and_bias(
   tokens: Tokens, done: tuple[Reduction, ...], proportional: bool
-) -> dict[str, Array]:
+) -> dict[str, Any]:
   """What attention has to know about pruned tokens; nothing before that."""
-  found: dict[str, Array] = {}
+  found: dict[str, Any] = {}
   if done:
     found['mask'] = tokens.valid[:, None, None, :]
   if done and proportional:
@@ -372,7 +372,8 @@ def token_counts(
 
   out = jax.eval_shape(run)
   sizes = [r.index.shape[1] for r in out.reductions]
-  after = dict(zip(out.sites, sizes, strict=True))  # the last at each site
+  # The last at each site.
+  after: dict[str, int] = dict(zip(out.sites, sizes, strict=True))
   slots = after.get('embed', config.num_tokens)
   counts = []
   for i in range(config.depth):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import jax.numpy as jnp
@@ -90,7 +91,11 @@ def resolve(budget: Budget, num_tokens: int, num_source: int) -> int:
     of = num_source if budget.of == 'original' else num_tokens
     # The decimal that was written, so that 0.07 of 100 is 7 in each rounding.
     exact = Fraction(str(budget.ratio)) * of
-    rounding = {'floor': math.floor, 'ceil': math.ceil, 'round': round}
+    rounding: dict[str, Callable[[Fraction], int]] = {
+      'floor': math.floor,
+      'ceil': math.ceil,
+      'round': round,
+    }
     kept = max(rounding[budget.rounding](exact), budget.minimum, 1)
   elif isinstance(budget, Bytes):
     kept = budget.limit // budget.per_token

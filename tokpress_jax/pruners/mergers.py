@@ -5,6 +5,7 @@ Dimension letters: B batch, N token slots, K kept slots, E metric features.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import jax
@@ -98,4 +99,5 @@ def bipartite(
     ),
     positions=tokens.positions,
   )
-  return result.replace(positions=reduction_lib.apply(result, tokens.positions))
+  positions = reduction_lib.apply(result, tokens.positions)
+  return dataclasses.replace(result, positions=positions)

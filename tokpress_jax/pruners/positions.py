@@ -10,6 +10,7 @@ Dimension letters: B batch, N source slots, K kept slots, P position axes.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
@@ -64,4 +65,5 @@ def place(
     raise UserError(
       f'unknown position policy {policy!r}; try one of {sorted(POLICIES)}'
     )
-  return reduction.replace(positions=POLICIES[policy](positions, reduction))
+  placed = POLICIES[policy](positions, reduction)
+  return dataclasses.replace(reduction, positions=placed)

@@ -17,6 +17,7 @@ four modes:
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import jax
@@ -68,11 +69,13 @@ def apply(
       f'mode {mode!r} adds tokens up and needs a floating array, got '
       f"{x.dtype}; labels and masks move by mode='representative'"
     )
-  if mode == 'mass' and mass is None:
-    raise ValueError("mode 'mass' needs `mass`, the [B, N] mass of the sources")
   y = x.astype(jnp.float32)
   weight = jnp.ones(x.shape[:2], jnp.float32)
   if mode == 'mass':
+    if mass is None:
+      raise ValueError(
+        "mode 'mass' needs `mass`, the [B, N] mass of the sources"
+      )
     weight = mass.astype(jnp.float32)
     y = y * _spread(weight, y)
   total = _multiply(reduction, y)
@@ -125,12 +128,15 @@ def compose(first: Reduction, second: Reduction) -> Reduction:
   Returns:
     From N to K' slots, with the second's positions and state.
   """
+  assign: OneHot | Sparse | Dense
   a, b = first.assign, second.assign
   if isinstance(a, OneHot) and isinstance(b, OneHot):
     target = gather(b.target, jnp.maximum(a.target, 0))
     target = jnp.where(a.target < 0, -1, target)
-    known = a.merged is not None and b.merged is not None
-    assign = OneHot(target, merged=a.merged + b.merged if known else None)
+    merged = None
+    if a.merged is not None and b.merged is not None:
+      merged = a.merged + b.merged
+    assign = OneHot(target, merged=merged)
   elif isinstance(a, Dense) or isinstance(b, Dense):
     assign = Dense(
       jnp.einsum(
@@ -148,7 +154,8 @@ def compose(first: Reduction, second: Reduction) -> Reduction:
       target=jnp.where(linked, target, -1).reshape(shape),
       weight=jnp.where(linked, weight * a.weight[..., None], 0).reshape(shape),
     )
-  return second.replace(
+  return dataclasses.replace(
+    second,
     index=gather(first.index, second.index),
     valid=second.valid & gather(first.valid, second.index),
     assign=assign,
@@ -193,7 +200,8 @@ def reduce_tokens(
     Tokens in K slots.
   """
   pick = lambda x: apply(reduction, x)
-  return tokens.replace(
+  return dataclasses.replace(
+    tokens,
     features=apply(reduction, tokens.features, mode=mode, mass=tokens.mass),
     positions=reduction.positions,
     valid=reduction.valid,
@@ -223,7 +231,8 @@ def reduce_signals(signals: Signals, reduction: Reduction) -> Signals:
       return None
     return jnp.moveaxis(apply(reduction, jnp.moveaxis(x, axis, 1)), 1, axis)
 
-  return signals.replace(
+  return dataclasses.replace(
+    signals,
     keys=move(signals.keys, 2),
     queries=move(signals.queries, 2),
     attention_row=move(signals.attention_row, 2),

@@ -7,6 +7,7 @@ Scores say nothing about padding, protection or budgets: selectors do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -27,8 +28,12 @@ def attention_row(
   Returns:
     float32 [B, N].
   """
-  join = {'mean': jnp.mean, 'sum': jnp.sum, 'max': jnp.max}[heads]
-  return join(row.astype(jnp.float32), axis=1)
+  joins: dict[str, Callable[..., Array]] = {
+    'mean': jnp.mean,
+    'sum': jnp.sum,
+    'max': jnp.max,
+  }
+  return joins[heads](row.astype(jnp.float32), axis=1)
 
 
 def norm(x: Array, *, order: Literal[1, 2] = 2) -> Array:

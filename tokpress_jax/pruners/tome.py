@@ -30,6 +30,7 @@ class ToMe(base.Pruner):
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Matches the tokens."""
+    assert signals.keys is not None  # `plan` checks `needs`.
     slots = tokens.valid.shape[1]
     half = (slots - tokens.num_protected) // 2
     num_merged = slots - budgets.capacity(self.budget, tokens)

@@ -51,6 +51,7 @@ class TopAttention(TopK):
 
   def score(self, tokens: Tokens, signals: Signals) -> Array:
     """The class token's attention, mean over heads."""
+    assert signals.attention_row is not None  # `plan` checks `needs`.
     return scores.attention_row(signals.attention_row)
 
 
@@ -71,6 +72,7 @@ class Random(TopK):
 
   def score(self, tokens: Tokens, signals: Signals) -> Array:
     """Uniform numbers."""
+    assert signals.rng is not None  # `plan` checks `needs`.
     return scores.random(signals.rng, tokens.valid)
 
 

@@ -29,9 +29,7 @@ def patch_slots(
   Raises:
     ValueError: if there is no reduction, or a soft one.
   """
-  if not reductions:
-    raise ValueError('nothing to draw: no reductions, so no token was pruned')
-  slots = None
+  slots: np.ndarray | None = None
   for reduction in reductions:
     if not isinstance(reduction.assign, OneHot):
       raise ValueError(
@@ -42,6 +40,8 @@ def patch_slots(
     if slots is None:
       slots = np.arange(target.size)
     slots = np.where(slots < 0, -1, target[np.maximum(slots, 0)])
+  if slots is None:
+    raise ValueError('nothing to draw: no reductions, so no token was pruned')
   return slots[leading:]
 
 
