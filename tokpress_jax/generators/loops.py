@@ -97,7 +97,11 @@ class BlockLoop:
 
     def one(state: Any, cache: Any, block: Block) -> tuple[Any, Any, Any]:
       state, after, output = step(state, cache, block)
-      again = lambda before: clean(state, before, block)
+
+      def again(before: Any) -> Any:
+        assert clean is not None  # Only `rerun` calls this.
+        return clean(state, before, block)
+
       return state, self.commit(cache, after, again), output
 
     if not self.unroll:
@@ -105,7 +109,7 @@ class BlockLoop:
 
       def body(carry: Any, index: Array) -> tuple[Any, Any]:
         block = Block(index=index, start=index * size, size=size)
-        *carry, output = one(*carry, block)
+        *carry, output = one(carry[0], carry[1], block)
         return tuple(carry), output
 
       (state, cache), outputs = jax.lax.scan(

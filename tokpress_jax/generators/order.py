@@ -255,7 +255,8 @@ def _static(rank: np.ndarray) -> Order:
 
 
 def _2d(rank: np.ndarray | Array) -> Array:
-  return jnp.asarray(rank)[None] if rank.ndim == 1 else rank
+  rank = jnp.asarray(rank)
+  return rank[None] if rank.ndim == 1 else rank
 
 
 def _take(x: Array, index: np.ndarray | Array) -> Array:

@@ -13,9 +13,8 @@ t; each schedule below takes the number that its paper prints.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,7 @@ from tokpress_jax import errors
 Array = jax.Array
 
 
-@functools.partial(struct.dataclass, kw_only=True)
+@struct.dataclass(kw_only=True)
 class Sampler:
   """How codes are drawn.
 
@@ -212,7 +211,7 @@ def token_gumbel(
   return jax.vmap(per_row, (0, None))(jnp.arange(rows), jnp.asarray(slots))
 
 
-def _concrete(value: Any) -> bool:
+def _concrete(value: Any) -> TypeGuard[float]:
   return isinstance(value, (int, float, np.number))
 
 
