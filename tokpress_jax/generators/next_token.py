@@ -52,7 +52,7 @@ class NextTokenConfig(base.GeneratorConfig):
 
   tokens: int = 256
   positions: Literal['learned', 'rotary'] = 'rotary'
-  activation: Literal['gelu', 'gelu_tanh', 'relu', 'swiglu'] = 'gelu'
+  activation: nn.Activation = 'gelu'
   norm: Literal['layer', 'rms'] = 'rms'
   bias: Literal['all', 'qv', 'none'] = 'none'
   qk_norm: Literal['l2', 'layer', 'rms'] | None = None
@@ -208,7 +208,8 @@ class NextTokenGenerator(linen.Module):
       x, cache = self._run(x, i[None], mask=seen, cache=cache, start=i)
       logits = self.head(x)
       if guidance is not None:
-        logits = sampling.guide(*jnp.split(logits, 2), guidance[i])
+        with_class, without = jnp.split(logits, 2)
+        logits = sampling.guide(with_class, without, guidance[i])
       noise = sampling.token_gumbel(
         rng, logits.shape[0], i[None], c.codebook_size
       )

@@ -185,7 +185,7 @@ class ScaleWiseGenerator(linen.Module):
     x = self.latent_embed(next_inputs.astype(self.dtype))
     x = inputs.started(self._start(cond), x)
     x = x + (self.positions() + self.levels(order.rank))[None]
-    mask = visibility.causal_blocks(order.rank)[None, None]
+    mask = jnp.asarray(visibility.causal_blocks(order.rank))[None, None]
     x, _ = self.stack(
       x, cond=self._modulation(cond), mask=mask, deterministic=deterministic
     )
@@ -250,7 +250,8 @@ class ScaleWiseGenerator(linen.Module):
       )
       logits = self.head(x, cond)
       if guidance is not None:
-        logits = sampling.guide(*jnp.split(logits, 2), guidance[k])
+        with_class, without = jnp.split(logits, 2)
+        logits = sampling.guide(with_class, without, guidance[k])
       codes = sampler.draw(logits, noise[:, block.start : end])
       codes = base.forced_codes(forced, codes, block.start)
       state = tokenizer.accumulate(total, codes[..., None], k)

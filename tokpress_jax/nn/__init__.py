@@ -24,6 +24,7 @@ from tokpress_jax.nn.positions import (
   sincos,
 )
 from tokpress_jax.nn.transformer import (
+  Activation,
   Block,
   BlockConfig,
   Mlp,
@@ -33,6 +34,7 @@ from tokpress_jax.nn.transformer import (
 )
 
 __all__ = [
+  'Activation',
   'Attention',
   'AttentionConfig',
   'Block',

@@ -25,6 +25,7 @@ from tokpress_jax.nn import norms
 from tokpress_jax.nn import positions as positions_lib
 
 Array = jax.Array
+Activation = Literal['gelu', 'gelu_tanh', 'relu', 'swiglu']
 
 # The order of the six modulation vectors inside our parameters (VAR's). Other
 # code orders them differently; their key maps reorder, nothing else does.
@@ -60,7 +61,7 @@ class BlockConfig:
   heads: int
   head_dim: int | None = None
   mlp_ratio: float = 4.0
-  activation: Literal['gelu', 'gelu_tanh', 'relu', 'swiglu'] = 'gelu'
+  activation: Activation = 'gelu'
   norm: Literal['layer', 'rms'] = 'layer'
   norm_eps: float = 1e-6
   norm_affine: bool = True
@@ -236,10 +237,10 @@ class Block(nn.Module):
       kept = jax.random.bernoulli(self.make_rng('dropout'), keep, y.shape)
       y = jnp.where(kept, y / keep, 0)
     if c.drop_path:
-      keep = 1 - jnp.asarray(drop, jnp.float32)
+      survive = 1 - jnp.asarray(drop, jnp.float32)
       shape = (y.shape[0], 1, 1)
-      kept = jax.random.uniform(self.make_rng('dropout'), shape) < keep
-      y = jnp.where(kept, y / keep.astype(y.dtype), 0)
+      kept = jax.random.uniform(self.make_rng('dropout'), shape) < survive
+      y = jnp.where(kept, y / survive.astype(y.dtype), 0)
     return y
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -40,6 +40,9 @@ class TokenizerConfig:
   image_size: int = 256
   channels: int = 3
   patch: int = 16
+
+  if TYPE_CHECKING:
+    quantizer: Any  # Each method's own field, of its quantiser's config.
 
   def __post_init__(self):
     size = self.image_size
@@ -195,6 +198,8 @@ class Tokenizer(nn.Module):
 
   def decode(self, encoded: types.Encoded) -> Array:
     """Decodes tokens to images [B, H, W, C] float32 in [-1, 1]."""
+    if encoded.codes is None:
+      raise ValueError('no codes to decode; give what `encode` returned')
     return self.decode_codes(encoded.codes, length=encoded.length)
 
   def decode_codes(

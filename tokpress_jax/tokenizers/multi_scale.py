@@ -42,7 +42,7 @@ class MultiScaleConfig(base.TokenizerConfig):
   encoder_depth: int = 8
   decoder_depth: int = 8
   mlp_ratio: float = 4.0
-  activation: str = 'gelu'
+  activation: nn.Activation = 'gelu'
   quantizer: quantize.MultiScaleVQConfig = quantize.MultiScaleVQConfig(
     vq=quantize.VQConfig(codebook_size=4096, dim=32)
   )

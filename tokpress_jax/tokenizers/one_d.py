@@ -48,7 +48,7 @@ class OneDConfig(base.TokenizerConfig):
   encoder_depth: int = 8
   decoder_depth: int = 8
   mlp_ratio: float = 4.0
-  activation: str = 'gelu'
+  activation: nn.Activation = 'gelu'
   quantizer: quantize.VQConfig | quantize.FSQConfig = quantize.VQConfig(
     codebook_size=4096, dim=12, distance='cosine'
   )
