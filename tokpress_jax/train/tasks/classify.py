@@ -6,7 +6,7 @@ Dimension letters: B batch, V classes.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from tokpress_jax import losses, types
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
-from tokpress_jax.models.vit import ViTConfig
+from tokpress_jax.models.vit import ViTConfig, ViTOutput
 from tokpress_jax.train.task import Batch, Program, Task, Variables
 from tokpress_jax.train.tasks.tokenize import TokenizerTask, check_images
 
@@ -57,8 +57,11 @@ class ClassifierTask(Task):
   def _loss(self, variables: Variables, batch: Batch, rng: Any, step: Any):
     del step
     images = images_lib.to_float(batch['image'])
-    out = self.model.build(dtype=self.dtype).apply(
-      variables, images, deterministic=False, rngs={'dropout': rng}
+    module = self.model.build(dtype=self.dtype)
+    rngs = {'dropout': rng}
+    out = cast(
+      ViTOutput,
+      module.apply(variables, images, deterministic=False, rngs=rngs),
     )
     labels, mask = batch['label'], batch.get('valid')
     loss = losses.cross_entropy(
@@ -73,7 +76,8 @@ class ClassifierTask(Task):
     """Accuracy without any pruner."""
     del rng
     images = images_lib.to_float(batch['image'])
-    out = self.model.build(dtype=self.dtype).apply(variables, images)
+    module = self.model.build(dtype=self.dtype)
+    out = cast(ViTOutput, module.apply(variables, images))
     weight = batch['valid'].astype(jnp.float32)
     right = jnp.argmax(out.logits, axis=-1) == batch['label']
     return {'accuracy': (jnp.sum(right * weight), jnp.sum(weight))}

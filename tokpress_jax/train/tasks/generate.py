@@ -8,7 +8,7 @@ Dimension letters: B batch, N tokens, V codes.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -89,8 +89,11 @@ class GeneratorTask(Task):
     del step
     codes, inputs, labels = self._targets(variables, batch)
     own = {k: v for k, v in variables.items() if k != FROZEN}
-    logits = self.model.build(dtype=self.dtype).apply(
-      own, inputs, labels, deterministic=False, rngs={'dropout': rng}
+    module = self.model.build(dtype=self.dtype)
+    rngs = {'dropout': rng}
+    logits = cast(
+      jax.Array,
+      module.apply(own, inputs, labels, deterministic=False, rngs=rngs),
     )
     mask = _token_mask(batch, codes)
     loss = losses.cross_entropy(
@@ -106,7 +109,8 @@ class GeneratorTask(Task):
     del rng
     codes, inputs, labels = self._targets(variables, batch)
     own = {k: v for k, v in variables.items() if k != FROZEN}
-    logits = self.model.build(dtype=self.dtype).apply(own, inputs, labels)
+    module = self.model.build(dtype=self.dtype)
+    logits = cast(jax.Array, module.apply(own, inputs, labels))
     mask = _token_mask(batch, codes)
     weight = jnp.sum(mask).astype(jnp.float32)
     return {

@@ -6,14 +6,18 @@ Dimension letters: B batch, H rows, W columns, C channels, N token slots.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import jax
 import jax.numpy as jnp
 
 from tokpress_jax import errors, losses, metrics, quantize, types
 from tokpress_jax.io import images as images_lib
-from tokpress_jax.tokenizers import TokenizerConfig, sample_lengths
+from tokpress_jax.tokenizers import (
+  Reconstruction,
+  TokenizerConfig,
+  sample_lengths,
+)
 from tokpress_jax.train.task import Batch, Program, Task, Variables
 
 
@@ -68,8 +72,10 @@ class TokenizerTask(Task):
       full=self.full,
     )
     mask = batch.get('valid')
-    out = self.model.build(dtype=self.dtype).apply(
-      variables, images, length, mask=mask, method='reconstruct'
+    module = self.model.build(dtype=self.dtype)
+    out = cast(
+      Reconstruction,
+      module.apply(variables, images, length, mask=mask, method='reconstruct'),
     )
     error = getattr(losses, self.loss)(out.images, images, mask=mask)
     total = self.loss_weight * error + out.quantized.loss
@@ -103,7 +109,8 @@ class TokenizerTask(Task):
     module = c.build(dtype=self.dtype)
     images = images_lib.to_float(batch['image'])
     weight = batch['valid'].astype(jnp.float32)
-    codes = module.apply(variables, images, method='encode').codes
+    encoded = module.apply(variables, images, method='encode')
+    codes = cast(types.Encoded, encoded).codes
     unit = lambda x: (x + 1) / 2
     found = {}
     for n in shown_lengths(c.boundaries):
