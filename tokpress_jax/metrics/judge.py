@@ -89,15 +89,15 @@ class Judge:
   config: JudgeConfig = struct.field(pytree_node=False)
   num_classes: int = struct.field(pytree_node=False)
 
-  def probabilities(self, images: Array) -> Array:
+  def probabilities(self, images: np.ndarray | Array) -> Array:
     """The members' mean probabilities: [B, H, W, C] to float32 [B, K]."""
     return _judge(self, jnp.asarray(images))[0]
 
-  def predict(self, images: Array) -> Array:
+  def predict(self, images: np.ndarray | Array) -> Array:
     """The most probable class, int32 [B]."""
     return jnp.argmax(self.probabilities(images), axis=-1)
 
-  def features(self, images: Array) -> Array:
+  def features(self, images: np.ndarray | Array) -> Array:
     """The first member's last hidden layer, float32 [B, F]."""
     return _judge(self, jnp.asarray(images))[1]
 
@@ -111,7 +111,9 @@ def _judge(judge: Judge, images: Array) -> tuple[Array, Array]:
   return jnp.mean(jax.nn.softmax(logits), axis=0), jnp.asarray(features)[0]
 
 
-def class_agreement(judge: Judge, images: Array, labels: Array) -> float:
+def class_agreement(
+  judge: Judge, images: np.ndarray | Array, labels: np.ndarray | Array
+) -> float:
   """The fraction of images that the judge gives their label.
 
   On held-out real images this is the judge's accuracy, the ceiling of what a
@@ -129,8 +131,8 @@ def class_agreement(judge: Judge, images: Array, labels: Array) -> float:
 
 
 def train_judge(
-  images: Array,
-  labels: Array,
+  images: np.ndarray | Array,
+  labels: np.ndarray | Array,
   *,
   num_classes: int,
   seed: int = 0,

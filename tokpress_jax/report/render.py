@@ -99,19 +99,19 @@ def numbers_of(report: Report) -> dict[str, Any]:
     }
   if report.judge_accuracy is not None:
     found['judge_accuracy'] = report.judge_accuracy
-  for i, (name, result) in enumerate(report.generators.items()):
+  for i, (name, drawn) in enumerate(report.generators.items()):
     tail = f'_{name}' if i else ''
     found |= {
-      f'samples{tail}': len(result.samples),
-      f'sample_class_agreement{tail}': result.class_agreement,
-      f'sample_diversity{tail}': result.diversity,
-      f'knn_precision{tail}': result.precision,
-      f'knn_recall{tail}': result.recall,
-      f'frechet_distance{tail}': result.frechet,
-      f'frechet_distance_of_training_images{tail}': result.frechet_floor,
+      f'samples{tail}': len(drawn.samples),
+      f'sample_class_agreement{tail}': drawn.class_agreement,
+      f'sample_diversity{tail}': drawn.diversity,
+      f'knn_precision{tail}': drawn.precision,
+      f'knn_recall{tail}': drawn.recall,
+      f'frechet_distance{tail}': drawn.frechet,
+      f'frechet_distance_of_training_images{tail}': drawn.frechet_floor,
       f'nearest_train_distance{tail}': {
-        'samples': result.nearest_train,
-        'test': result.nearest_train_test,
+        'samples': drawn.nearest_train,
+        'test': drawn.nearest_train_test,
       },
     }
   if report.pruning is not None:
@@ -138,7 +138,8 @@ def _sections(report: Report) -> tuple[list[viz.Section], list[viz.Table]]:
 def _tokenizers(report: Report) -> viz.Section | None:
   if not report.tokenizers:
     return None
-  rows, items, rates = [], [], {}
+  rows: list[tuple[Any, ...]] = []
+  items, rates = [], {}
   for name, result in report.tokenizers.items():
     rates[name] = (list(result.bits), list(result.psnr))
     for n, bits, psnr, ssim in zip(

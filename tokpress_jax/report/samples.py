@@ -77,7 +77,8 @@ def measure_generator(
   labels = np.arange(count, dtype=np.int32) % classes
   show = shown_lengths(generator.module.config.boundaries)
   key = jax.random.key(seed)
-  drawn, stages = [], ()
+  drawn: list[np.ndarray] = []
+  stages: tuple[np.ndarray, ...] = ()
   for start in range(0, count, batch_size):
     out = generators.sample(
       generator,
