@@ -57,6 +57,5 @@ def get_config() -> Config:
       warmup_steps=50,
       final_scale=0.02,
       b2=0.99,
-      weight_decay=0.05,
     ),
   )

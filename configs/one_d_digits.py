@@ -36,18 +36,17 @@ def get_config() -> Config:
     ),
     data=DataConfig(name='digits'),
     train=TrainConfig(
-      steps=1200,
+      steps=1000,
       batch_size=128,
       ema_decay=0.995,
       log_every=50,
-      eval_every=400,
-      checkpoint_every=400,
+      eval_every=500,
+      checkpoint_every=500,
     ),
     optim=OptimConfig(
       learning_rate=4e-3,
       warmup_steps=50,
       final_scale=0.02,
       b2=0.99,
-      weight_decay=0.05,
     ),
   )
