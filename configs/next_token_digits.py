@@ -29,7 +29,7 @@ def get_config() -> Config:
     ),
     data=DataConfig(name='digits'),
     train=TrainConfig(
-      steps=400,
+      steps=300,
       batch_size=128,
       ema_decay=0.99,
       log_every=50,
