@@ -48,6 +48,12 @@ def main(argv: Sequence[str]) -> None:
     config = _override(workdir.read_config(path), flags)
     found = evaluate(config, path, flags.step)
   else:
+    if not (path / export.CONFIG).is_file():
+      raise UserError(
+        f'{path} is neither a work directory nor a model directory (it has no '
+        f'{export.CONFIG}). Give the --workdir of a `tokpress train`, or what '
+        '`tokpress export` wrote.'
+      )
     if flags.data is None:
       raise UserError(
         f'{flags.model} is an exported model: say on what to measure it, such '
