@@ -18,7 +18,14 @@ from flax import struct
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.models import sites
-from tokpress_jax.nn import norms, patches, transformer
+from tokpress_jax.nn import (
+  Block,
+  BlockConfig,
+  Stack,
+  StackConfig,
+  norms,
+  patches,
+)
 from tokpress_jax.nn import positions as positions_lib
 from tokpress_jax.pruners import flops, reduction
 from tokpress_jax.types import (
@@ -89,9 +96,9 @@ class ViTConfig:
     return self.grid**2 + self.class_token
 
   @property
-  def stack(self) -> transformer.StackConfig:
+  def stack(self) -> StackConfig:
     """The tower's config."""
-    block = transformer.BlockConfig(
+    block = BlockConfig(
       width=self.width,
       heads=self.heads,
       mlp_ratio=self.mlp_ratio,
@@ -99,7 +106,7 @@ class ViTConfig:
       dropout=self.dropout,
       drop_path=self.drop_path,
     )
-    return transformer.StackConfig(
+    return StackConfig(
       depth=self.depth, block=block, remat=self.remat, unroll=self.unroll
     )
 
@@ -152,7 +159,7 @@ class ViT(nn.Module):
     self.positions = positions_lib.LearnedPositions(
       c.num_tokens, c.width, dtype=self.dtype
     )
-    self.stack = transformer.Stack(c.stack, dtype=self.dtype)
+    self.stack = Stack(c.stack, dtype=self.dtype)
     self.norm = norms.LayerNorm(eps=c.norm_eps, dtype=self.dtype)
     self.head = nn.Dense(
       c.classes, kernel_init=nn.initializers.normal(0.01), dtype=jnp.float32
@@ -290,7 +297,7 @@ class ViT(nn.Module):
       tokens, _, done = _prune(end, tokens, signals, done)
       return tokens, done
 
-    block = transformer.Block(c.stack.block, dtype=self.dtype, parent=None)
+    block = Block(c.stack.block, dtype=self.dtype, parent=None)
     rngs = {} if deterministic else {'dropout': self.make_rng('dropout')}
     run = lambda params, tokens, done: block.apply(
       {'params': params}, tokens, done, method=body, rngs=rngs

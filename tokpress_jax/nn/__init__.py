@@ -7,6 +7,7 @@ from tokpress_jax.nn.attention import (
   block_causal_mask,
   dot_product_attention,
 )
+from tokpress_jax.nn.block import Activation, Block, BlockConfig, Mlp
 from tokpress_jax.nn.norms import (
   LayerNorm,
   RMSNorm,
@@ -23,15 +24,7 @@ from tokpress_jax.nn.positions import (
   rotation,
   sincos,
 )
-from tokpress_jax.nn.transformer import (
-  Activation,
-  Block,
-  BlockConfig,
-  Mlp,
-  Stack,
-  StackConfig,
-  unstack,
-)
+from tokpress_jax.nn.stack import Stack, StackConfig, unstack
 
 __all__ = [
   'Activation',

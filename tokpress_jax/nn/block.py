@@ -1,12 +1,7 @@
-"""Transformer blocks, plain or modulated (adaLN), and a stack of them.
+"""Transformer blocks, plain or modulated (adaLN).
 
-Dimension letters: B batch, T tokens, S cached tokens, D model features, L
-layers, A heads, E head features.
-
-The parameters of a stack are stored stacked, `[L, ...]`, and run by one
-`lax.scan`; a host may run any segment of the layers (between two pruning
-points, say). Where layers are unrolled, `unstack` splits them once, outside the
-jitted program: a static slice of a stacked weight costs a copy per step.
+Dimension letters: B batch, T tokens, D model features, A heads, E head
+features.
 """
 
 from __future__ import annotations
@@ -18,11 +13,9 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tokpress_jax.nn import attention as attention_lib
 from tokpress_jax.nn import norms
-from tokpress_jax.nn import positions as positions_lib
 
 Array = jax.Array
 Activation = Literal['gelu', 'gelu_tanh', 'relu', 'swiglu']
@@ -242,198 +235,6 @@ class Block(nn.Module):
       kept = jax.random.uniform(self.make_rng('dropout'), shape) < survive
       y = jnp.where(kept, y / survive.astype(y.dtype), 0)
     return y
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StackConfig:
-  """A stack of equal blocks.
-
-  Attributes:
-    depth: L.
-    block: of every layer.
-    remat: recompute activations in the backward pass (less memory).
-    unroll: how many layers `lax.scan` unrolls; depth unrolls all of them
-      (slower to compile, sometimes faster to run).
-  """
-
-  depth: int
-  block: BlockConfig
-  remat: bool = False
-  unroll: int = 1
-
-
-class Stack(nn.Module):
-  """L blocks with parameters stacked under one name, `layers`."""
-
-  config: StackConfig
-  dtype: Any = jnp.float32
-
-  def _layers(self) -> Any:
-    """The stacked parameters [L, ...] (or what `unstack` made of them)."""
-    c = self.config
-    if self.has_variable('params', 'layers'):
-      return self.get_variable('params', 'layers')
-
-    def init(rng):
-      x = jnp.zeros((1, 1, c.block.width), self.dtype)
-      six = (1, 6, c.block.width)
-      cond = jnp.zeros(six if c.block.modulation == 'shared' else (1, six[2]))
-      one = lambda key: Block(c.block, dtype=self.dtype).init(
-        key, x, cond=cond if c.block.modulation else None
-      )
-      return jax.vmap(one)(jax.random.split(rng, c.depth))['params']
-
-    return self.param('layers', init)
-
-  def empty_cache(self, batch: int, capacity: int) -> Any:
-    """Makes the cache that `__call__` takes, in this module's dtype.
-
-    Args:
-      batch: B.
-      capacity: slots S.
-
-    Returns:
-      One `Cache` with arrays [L, B, A, S, E]; a tuple of one `Cache` per layer
-      if the parameters went through `unstack`.
-    """
-    c = self.config
-    attention = c.block.attention
-    make = lambda layers: attention_lib.Cache.empty(
-      batch,
-      attention.heads,
-      capacity,
-      attention.features,
-      layers=layers,
-      dtype=self.dtype,
-    )
-    if isinstance(self._layers(), list | tuple):
-      return tuple(make(None) for _ in range(c.depth))
-    return make(c.depth)
-
-  @nn.compact
-  def __call__(
-    self,
-    x: Array,
-    *,
-    cond: Array | None = None,
-    mask: Array | None = None,
-    bias: Array | None = None,
-    rotation: positions_lib.Rotation | None = None,
-    cache: attention_lib.Cache | None = None,
-    start: int | Array = 0,
-    visible: int | None = None,
-    deterministic: bool = True,
-    segment: tuple[int, int] | None = None,
-  ) -> tuple[Array, attention_lib.Cache | None]:
-    """Runs the layers, or a segment of them.
-
-    Args:
-      x: [B, T, D].
-      cond: see `Block.modulation`.
-      mask: see `dot_product_attention`.
-      bias: see `dot_product_attention`.
-      rotation: rotary positions of the T tokens.
-      cache: of the whole stack, [L, B, A, S, E].
-      start: the first cache slot written.
-      visible: the static number of cache slots attended to.
-      deterministic: no dropout if True; else an rng 'dropout' is needed.
-      segment: layers [first, last) to run; all if None.
-
-    Returns:
-      [B, T, D] and the cache (None if none was given).
-    """
-    c = self.config
-    first, last = segment or (0, c.depth)
-    block = Block(c.block, dtype=self.dtype)
-    rates = np.linspace(0, c.block.drop_path, c.depth, dtype=np.float32)
-    noisy = not deterministic and (c.block.dropout or c.block.drop_path)
-    rngs = (
-      jax.random.split(self.make_rng('dropout'), c.depth) if noisy else None
-    )
-
-    def run(x, params, rate, rng, layer_cache):
-      return block.apply(
-        {'params': params},
-        x,
-        cond=cond,
-        mask=mask,
-        bias=bias,
-        rotation=rotation,
-        cache=layer_cache,
-        start=start,
-        visible=visible,
-        drop=rate,
-        deterministic=not noisy,
-        rngs={'dropout': rng} if noisy else None,
-      )
-
-    if c.remat:
-      run = jax.checkpoint(run)
-    layers = self._layers()
-    if isinstance(layers, list | tuple):
-      return _run_unrolled(run, x, layers, rates, rngs, cache, first, last)
-    pick = lambda tree: jax.tree.map(lambda a: a[first:last], tree)
-    if (first, last) == (0, c.depth):
-      pick = lambda tree: tree
-    xs = (pick(layers), pick(jnp.asarray(rates)), pick(rngs), pick(cache))
-    x, new = jax.lax.scan(
-      lambda x, layer: run(x, *layer), x, xs, unroll=c.unroll
-    )
-    if cache is not None and (first, last) != (0, c.depth):
-      new = jax.tree.map(lambda a, b: a.at[first:last].set(b), cache, new)
-    return x, new
-
-
-def _run_unrolled(
-  run: Callable[..., Any],
-  x: Array,
-  layers: Any,
-  rates: np.ndarray,
-  rngs: Array | None,
-  cache: Any,
-  first: int,
-  last: int,
-) -> tuple[Array, Any]:
-  """Runs layers that are separate arrays; the cache is a tuple per layer."""
-  caches = list(cache) if cache is not None else None
-  for i in range(first, last):
-    x, new = run(
-      x,
-      layers[i],
-      rates[i],
-      None if rngs is None else rngs[i],
-      None if caches is None else caches[i],
-    )
-    if caches is not None:
-      caches[i] = new
-  return x, None if caches is None else tuple(caches)
-
-
-def unstack(tree: Any) -> Any:
-  """Splits every stacked `layers` of a tree of parameters into a tuple.
-
-  Call it once, outside `jit`. A `Stack` given such parameters unrolls its
-  layers and takes its cache as a tuple of one `Cache` per layer.
-
-  Args:
-    tree: parameters (or variables) with any number of stacks.
-
-  Returns:
-    The same tree with each `layers` a tuple of L trees.
-  """
-  if not isinstance(tree, dict):
-    return tree
-
-  def split(stacked):
-    depth = jax.tree.leaves(stacked)[0].shape[0]
-    return tuple(
-      jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(depth)
-    )
-
-  return {
-    name: split(value) if name == 'layers' else unstack(value)
-    for name, value in tree.items()
-  }
 
 
 def _modulation_init(gate: float) -> Callable[..., Array]:
