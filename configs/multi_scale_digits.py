@@ -45,12 +45,12 @@ def get_config() -> Config:
     ),
     data=DataConfig(name='digits'),
     train=TrainConfig(
-      steps=800,
+      steps=600,
       batch_size=128,
       ema_decay=0.995,
       log_every=50,
-      eval_every=400,
-      checkpoint_every=400,
+      eval_every=300,
+      checkpoint_every=300,
     ),
     optim=OptimConfig(
       learning_rate=3e-3,

@@ -29,12 +29,12 @@ def get_config() -> Config:
     ),
     data=DataConfig(name='digits'),
     train=TrainConfig(
-      steps=300,
+      steps=250,
       batch_size=128,
       ema_decay=0.99,
       log_every=50,
-      eval_every=100,
-      checkpoint_every=100,
+      eval_every=125,
+      checkpoint_every=125,
     ),
     optim=OptimConfig(
       learning_rate=2e-3, warmup_steps=50, b2=0.95, weight_decay=0.1

@@ -36,12 +36,12 @@ def get_config() -> Config:
     ),
     data=DataConfig(name='digits'),
     train=TrainConfig(
-      steps=1000,
+      steps=800,
       batch_size=128,
       ema_decay=0.995,
       log_every=50,
-      eval_every=500,
-      checkpoint_every=500,
+      eval_every=400,
+      checkpoint_every=400,
     ),
     optim=OptimConfig(
       learning_rate=4e-3,

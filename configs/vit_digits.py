@@ -29,11 +29,11 @@ def get_config() -> Config:
     ),
     data=DataConfig(name='digits'),
     train=TrainConfig(
-      steps=400,
+      steps=300,
       batch_size=128,
       ema_decay=0.98,
       log_every=50,
-      checkpoint_every=400,
+      checkpoint_every=300,
     ),
     optim=OptimConfig(
       learning_rate=2e-3, warmup_steps=50, b2=0.99, weight_decay=0.1
