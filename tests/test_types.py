@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tokpress_jax import types
+from tokpress_jax.tokenizers import OneDConfig
 from tokpress_jax.types import SPECIAL, VISION, Loaded, Ratio, Spec, Tokens
 
 FEATURES = jnp.arange(12.0).reshape(2, 3, 2)
@@ -153,3 +154,25 @@ def test_encoded_is_a_pytree_without_what_is_none():
   assert len(jax.tree.leaves(encoded)) == 4
   with pytest.raises(dataclasses.FrozenInstanceError):
     encoded.codes = None
+
+
+def test_loaded_can_be_explored():
+  config = OneDConfig(
+    image_size=8,
+    channels=1,
+    patch=4,
+    width=16,
+    heads=2,
+    tokens=3,
+    encoder_depth=1,
+    decoder_depth=1,
+  )
+  spec = Spec(name='mine', family='tokenizer', config=config, licence='MIT')
+  loaded = Loaded(
+    module=config.build(), variables={'params': {'w': jnp.ones(5)}}, spec=spec
+  )
+  assert repr(loaded) == 'Loaded(mine, tokenizer, 5 numbers, licence: MIT)'
+  shown = {name for name in dir(loaded) if not name.startswith('_')}
+  assert {'encode', 'decode', 'boundaries', 'num_tokens'} <= shown
+  assert not {'setup', 'parent', 'scope'} & shown
+  assert loaded.encode.__doc__.startswith('Encodes images.')

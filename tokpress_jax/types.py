@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -314,4 +315,27 @@ class Loaded:
       raise AttributeError(
         f'{type(self.module).__name__} has no method {name!r}'
       )
-    return functools.partial(self.module.apply, self.variables, method=name)
+    bound = functools.partial(self.module.apply, self.variables, method=name)
+    return functools.update_wrapper(bound, member)
+
+  def __dir__(self) -> list[str]:
+    """The fields, and the module's own public methods."""
+    own = [
+      name
+      for cls in type(self.module).__mro__
+      if cls.__module__.startswith('tokpress_jax')
+      for name in vars(cls)
+      if not name.startswith('_') and name not in ('setup', 'dtype')
+      if isinstance(getattr(cls, name, None), Callable | property)
+    ]
+    return sorted({*super().__dir__(), *own})
+
+  def __repr__(self) -> str:
+    """One line: name, family, parameters, licence."""
+    count = sum(x.size for x in jax.tree.leaves(self.variables))
+    inside = ' with its tokenizer' if self.tokenizer is not None else ''
+    return (
+      f'Loaded({self.spec.name or type(self.module).__name__}, '
+      f'{self.spec.family}, {count:,} numbers{inside}, licence: '
+      f'{self.spec.licence or "not stated"})'
+    )

@@ -40,8 +40,8 @@ def resolve(
     import huggingface_hub
   except ImportError:
     raise UserError(
-      f'There is no directory {text!r}, and {repository!r} cannot be looked '
-      "up on the Hugging Face hub: pip install 'tokpress_jax[hub]'."
+      f'There is no directory {text!r}. (If it is a name on the Hugging Face '
+      "hub: pip install 'tokpress_jax[hub]' first.)"
     ) from None
   try:
     # Weights and text only: nothing that would be unpickled or run.

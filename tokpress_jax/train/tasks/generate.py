@@ -45,7 +45,7 @@ class GeneratorTask(Task):
         'a generator needs the tokenizer whose tokens it predicts; give its '
         'directory: --task.tokenizer runs/x (a run or an exported model)'
       )
-    loaded = _load(self.tokenizer)
+    loaded = _load_tokenizer(self.tokenizer)
     check_images(loaded.module.config, info)
     model = self.model.fit_to(loaded.module.config)
     model = dataclasses.replace(model, num_classes=info.num_classes)
@@ -57,7 +57,7 @@ class GeneratorTask(Task):
   @property
   def loaded(self) -> types.Loaded:
     """The tokenizer; after `bind`."""
-    return getattr(self, '_loaded', None) or _load(self.tokenizer)
+    return getattr(self, '_loaded', None) or _load_tokenizer(self.tokenizer)
 
   def constants(self) -> Any:
     """The tokenizer's variables."""
@@ -129,10 +129,24 @@ class GeneratorTask(Task):
     )
 
 
-def _load(name: str) -> types.Loaded:
+def _load_tokenizer(name: str) -> types.Loaded:
+  """Loads the tokenizer that a config names, or says how to get it."""
   from tokpress_jax.io import export
 
-  return export.load(name)
+  try:
+    loaded = export.load(name)
+  except UserError as error:
+    raise UserError(
+      f'the generator has no tokenizer yet: {str(error).rstrip(".")}. Train '
+      "one first (the config's docstring says which), or give its directory: "
+      '--task.tokenizer DIR.'
+    ) from error
+  if loaded.spec.family != 'tokenizer':
+    raise UserError(
+      f'{name} is a {loaded.spec.family}, and a generator needs the tokenizer '
+      'whose tokens it predicts; give another --task.tokenizer'
+    )
+  return loaded
 
 
 def _token_mask(batch: Batch, codes: jax.Array) -> jax.Array:
