@@ -213,7 +213,7 @@ def _generators(report: Report) -> viz.Section | None:
     )
     stages = sheets.sheet(
       result.stages,
-      row_labels=[f'{n} tokens' for n in result.stage_tokens],
+      row_labels=[f'{n} token{"s" * (n > 1)}' for n in result.stage_tokens],
       cell=48,
     )
     items.append(
@@ -255,7 +255,7 @@ def _generators(report: Report) -> viz.Section | None:
         'precision',
         'recall',
         'Fréchet',
-        'nearest training image',
+        'nearest train',
       ),
       rows=rows,
       caption=(
@@ -264,7 +264,7 @@ def _generators(report: Report) -> viz.Section | None:
         'last row. Diversity: mean distance within a class over that of the '
         'test images. Precision, recall (3 neighbours) and the Fréchet '
         "distance are in the judge's features, against the test images; the "
-        'last row has the training images there. Nearest training image: mean '
+        'last row has the training images there. Nearest train: the mean '
         'distance in pixels of [0, 1]; far smaller than that of the test '
         'images would mean memorising.'
       ),
