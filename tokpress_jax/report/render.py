@@ -264,9 +264,9 @@ def _generators(report: Report) -> viz.Section | None:
         'last row. Diversity: mean distance within a class over that of the '
         'test images. Precision, recall (3 neighbours) and the Fréchet '
         "distance are in the judge's features, against the test images; the "
-        'last row has the training images there. Nearest train: the mean '
-        'distance in pixels of [0, 1]; far smaller than that of the test '
-        'images would mean memorising.'
+        'last row has the training images there. Nearest train: mean distance '
+        'to the nearest training image, in pixels of [0, 1]; far smaller than '
+        'that of the test images would mean memorising.'
       ),
     )
   )
