@@ -40,7 +40,7 @@ def claim(
   """
   path = _path(workdir)
   text = json.dumps(config_lib.to_json(config), indent=2) + '\n'
-  changes = _changes(path, config)
+  changes = check(path, config)
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
@@ -53,6 +53,38 @@ def claim(
     for line in changes:
       _log.warning('Changed since this run was started: %s', line)
   return changes
+
+
+def check(
+  workdir: str | os.PathLike[str], config: config_lib.Config
+) -> list[str]:
+  """Checks what `claim` checks, and writes nothing."""
+  path = _path(workdir)
+  if is_workdir(path):
+    if not is_started(path):
+      return []
+    old = read_config(path)
+    wrong = config_lib.diff(old, config, only_identity=True)
+    if wrong:
+      raise UserError(
+        f'{path} holds another run; these fields may not change on resume:\n  '
+        + '\n  '.join(wrong)
+        + '\nGive another --workdir, or the fields as they were.'
+      )
+    return config_lib.diff(old, config)
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    raise UserError(
+      f'{path} exists and is not a work directory (it has no {CONFIG}). Give '
+      'a new or an empty directory as --workdir.'
+    )
+  return []
+
+
+def is_started(workdir: str | os.PathLike[str]) -> bool:
+  """Whether a run in this directory may have done a step."""
+  path = _path(workdir)
+  steps = path / CHECKPOINTS
+  return (path / METRICS).exists() or (steps.exists() and any(steps.iterdir()))
 
 
 def read_config(workdir: str | os.PathLike[str]) -> config_lib.Config:
@@ -83,29 +115,6 @@ def is_workdir(path: str | os.PathLike[str]) -> bool:
     return 'task' in json.loads(config.read_text())
   except ValueError:
     return True
-
-
-def _changes(path: Any, config: config_lib.Config) -> list[str]:
-  """Compares with the run that is there; raises if it is another one."""
-  if is_workdir(path):
-    started = (path / METRICS).exists() or (path / CHECKPOINTS).exists()
-    if not started:
-      return []
-    old = read_config(path)
-    wrong = config_lib.diff(old, config, only_identity=True)
-    if wrong:
-      raise UserError(
-        f'{path} holds another run; these fields may not change on resume:\n  '
-        + '\n  '.join(wrong)
-        + '\nGive another --workdir, or the fields as they were.'
-      )
-    return config_lib.diff(old, config)
-  if path.exists() and (not path.is_dir() or any(path.iterdir())):
-    raise UserError(
-      f'{path} exists and is not a work directory (it has no {CONFIG}). Give '
-      'a new or an empty directory as --workdir.'
-    )
-  return []
 
 
 def _path(workdir: str | os.PathLike[str]) -> Any:

@@ -52,6 +52,19 @@ def test_run_and_model_measure_the_same(run, tmp_path):
   assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
+def test_what_is_measured_and_replaced_is_said(run, tmp_path, capsys):
+  argv = ['export', str(run), str(tmp_path / 'm')]
+  assert entry.main(argv) == 0
+  assert 'Replaced' not in capsys.readouterr().out
+  assert entry.main(argv) == 0
+  assert 'Replaced the model that was in' in capsys.readouterr().out
+  assert entry.main(['evaluate', str(run), '--split', 'train']) == 0
+  assert 'data set digits, split train' in capsys.readouterr().out
+  argv = ['evaluate', str(tmp_path / 'm'), '--data', 'digits']
+  assert entry.main(argv) == 0
+  assert 'data set digits, split test' in capsys.readouterr().out
+
+
 def test_step_that_does_not_exist(run, capsys):
   assert entry.main(['evaluate', str(run), '--step', '7']) == 2
   assert 'there are [2]' in capsys.readouterr().err

@@ -2,11 +2,13 @@
 
 import json
 import pathlib
+import signal
 
 import pytest
 
 from tokpress_jax import __main__ as entry
 from tokpress_jax.cli import train
+from tokpress_jax.train.preempt import Preemption
 
 CONFIG = str(pathlib.Path(__file__).with_name('cli_tiny_config.py'))
 
@@ -93,3 +95,59 @@ def test_a_config_that_does_not_fit_can_be_corrected(tmp_path, capsys):
   assert run(CONFIG, '--workdir', workdir, '--train.batch-size', 12) == 2
   assert '12' in capsys.readouterr().err
   assert run(CONFIG, '--workdir', workdir, '--train.batch-size', 8) == 0
+
+
+@pytest.mark.parametrize(
+  'option, value', [('data.image-size', '9'), ('train.init-from', './none')]
+)
+def test_a_rejected_run_leaves_no_directory(tmp_path, capsys, option, value):
+  config = pathlib.Path(__file__).with_name('one_d_tiny_config.py')
+  workdir = tmp_path / 'run'
+  assert run(config, '--workdir', workdir, f'--{option}', value) == 2
+  assert value in capsys.readouterr().err
+  assert not workdir.exists()
+
+
+def test_a_finished_run_keeps_its_config(tmp_path, capsys):
+  config = (CONFIG, '--workdir', tmp_path, '--train.log-every')
+  assert run(*config, 1) == 0
+  before = (tmp_path / 'config.json').read_bytes()
+  assert run(*config, 2) == 0
+  assert 'Step 3 of 3 is done already' in capsys.readouterr().out
+  assert run(*config, 2, '--train.steps', 2) == 2
+  error = capsys.readouterr().err
+  assert 'has done step 3 already' in error and '--train.steps 2' in error
+  assert (tmp_path / 'config.json').read_bytes() == before
+  assert run(*config, 2, '--train.steps', 4) == 0
+  assert (tmp_path / 'config.json').read_bytes() != before
+
+
+@pytest.mark.parametrize(
+  'before, after, saved', [(1, 0, None), (0, 1, 3), (0, 2, None)]
+)
+def test_ctrl_c(tmp_path, monkeypatch, capsys, before, after, saved):
+  """`before` the first step is known to be done, or `after` the second."""
+  reached = Preemption.reached
+
+  def press(self, step):
+    for _ in range(before):
+      signal.raise_signal(signal.SIGINT)
+    found = reached(self, step)
+    for _ in range(after if step == 2 else 0):
+      signal.raise_signal(signal.SIGINT)
+    return found
+
+  old = signal.signal(signal.SIGINT, signal.default_int_handler)
+  argv = (CONFIG, '--workdir', tmp_path, '--train.steps', 5)
+  try:
+    with monkeypatch.context() as patch:
+      patch.setattr(Preemption, 'reached', press)
+      assert run(*argv) == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  finally:
+    signal.signal(signal.SIGINT, old)
+  text = capsys.readouterr().out
+  line = f'saved step {saved}; the same command goes on'
+  assert (line in text) == (saved is not None)
+  assert run(*argv) == 0
+  assert f'Training from step {saved or 0} to 5' in capsys.readouterr().out

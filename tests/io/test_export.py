@@ -8,7 +8,7 @@ import pytest
 import tiny_models
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import export, safetensors
+from tokpress_jax.io import export, images, safetensors
 
 
 def write(model, path, **options):
@@ -52,6 +52,27 @@ def test_generator_brings_its_tokenizer(tmp_path):
   assert_equal(again.variables, model.variables)
   assert_equal(again.tokenizer.variables, model.tokenizer.variables)
   assert export.load(tmp_path / 'tokenizer').spec.family == 'tokenizer'
+
+
+@pytest.mark.parametrize('name', ['one_d', 'scale_wise', 'vit'])
+def test_the_card_runs(tmp_path, monkeypatch, name):
+  model = getattr(tiny_models, name)()
+  export.export(
+    model.module, model.variables, tmp_path, tokenizer=model.tokenizer
+  )
+  card = (tmp_path / 'README.md').read_text()
+  assert 'license: other\n' in card
+  monkeypatch.chdir(tmp_path)
+  photo = images.encode_png(np.zeros((9, 12, 3), np.uint8))
+  (tmp_path / 'photo.jpg').write_bytes(photo)
+  program = card.split('```python\n')[1].split('```')[0]
+  *lines, last = program.replace('PATH', '.').splitlines()
+  names = {}
+  exec('\n'.join(lines), names)
+  shape = (2, 8, 8, 1) if name == 'scale_wise' else (1, 8, 8, 1)
+  if name == 'vit':
+    shape = (1, 3)
+  assert eval(last, names).shape == shape
 
 
 def test_weights_of_another_model_list_every_key(tmp_path):

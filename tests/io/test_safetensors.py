@@ -1,5 +1,8 @@
 """Nested dicts to a file and back, bit for bit."""
 
+import os
+import stat
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +34,16 @@ def test_round_trip(tmp_path):
     np.testing.assert_array_equal(a, b)
   assert safetensors.metadata(path) == {'licence': 'CC0'}
   assert safetensors.fingerprint(again) == safetensors.fingerprint(TREE)
+
+
+def test_files_have_the_mode_of_any_other(tmp_path):
+  old = os.umask(0o022)
+  try:
+    safetensors.save(tmp_path / 'x', TREE)
+    assert os.umask(0o022) == 0o022
+  finally:
+    os.umask(old)
+  assert stat.S_IMODE((tmp_path / 'x').stat().st_mode) == 0o644
 
 
 @pytest.mark.parametrize('what', ['value', 'name', 'shape', 'dtype'])

@@ -90,6 +90,17 @@ def test_a_finished_run_is_evaluated_again_and_left_alone(whole, tmp_path):
   assert results['eval/error'] == whole[1]['eval/error']
 
 
+def test_the_table_is_for_several_devices(tmp_path, capsys):
+  train = dataclasses.replace(BASE.train, steps=1)
+  config = dataclasses.replace(BASE, train=train)
+  for count in (1, 2):
+    devices = jax.devices()[:count]
+    loop.fit(config, tmp_path / str(count), devices=devices, data=toys.DATA)
+    out = capsys.readouterr().out
+    assert ('encoder/kernel' in out) == (count > 1)
+    assert ('total of all variables' in out) == (count == 1)
+
+
 def test_a_resume_may_change_schedule_and_mesh(whole, tmp_path):
   train = dataclasses.replace(BASE.train, steps=4)
   fit(dataclasses.replace(BASE, train=train), tmp_path)

@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> None:
     from tokpress_jax.train.evaluate import evaluate
 
     config = _override(workdir.read_config(path), flags)
+    print(_measured(config.data))
     found = evaluate(config, path, flags.step)
   else:
     if not (path / export.CONFIG).is_file():
@@ -89,12 +90,18 @@ def _evaluate_model(path: pathlib.Path, flags: Flags) -> dict[str, float]:
     train=TrainConfig(),
     mesh=MeshConfig(),
   )
-  job = prepare(_override(base, flags))
+  config = _override(base, flags)
+  print(_measured(config.data))
+  job = prepare(config)
   variables = dict(loaded.variables)
   if FROZEN in job.abstract.variables:
     variables[FROZEN] = job.constants
   with jax.set_mesh(job.mesh):
     return Evaluator(job)(job.place(variables))
+
+
+def _measured(data: DataConfig) -> str:
+  return f'measured on data set {data.name}, split {data.eval_split}'
 
 
 def _task(loaded: Loaded, path: pathlib.Path) -> Any:

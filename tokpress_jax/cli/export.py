@@ -40,7 +40,10 @@ def main(argv: Sequence[str]) -> None:
   flags = tyro.cli(Flags, args=list(argv), prog='tokpress export')
   out = pathlib.Path(flags.out)
   if workdir.is_workdir(hub.resolve(flags.source)):
+    replaces = (out / export.MODEL).exists()
     export.export_run(flags.source, out, step=flags.step, licence=flags.licence)
+    if replaces:
+      print(f'Replaced the model that was in {out}.')
     loaded = export.load(out)
   elif not flags.stablehlo:
     raise UserError(

@@ -4,8 +4,8 @@ The config file gives every field its default; the command line overrides any
 of them by its dotted name. Without a file the config in the work directory is
 used. Run the same command again and it goes on where it stopped.
 
-Exit codes: 0 done, 2 an error of the user's, 75 told to
-stop by SIGTERM: the state is saved, start me again.
+Exit codes: 0 done, 2 an error of the user's, 75 told to stop by SIGTERM: the
+state is saved, start me again; 130 the same by Ctrl-C (twice: at once).
 """
 
 import argparse
@@ -56,7 +56,6 @@ def main(argv: Sequence[str]) -> int:
     return 0
   from tokpress_jax.train.loop import fit
 
-  workdir_lib.claim(flags.workdir, config)
   fit(config, flags.workdir)
   return 0
 

@@ -309,13 +309,10 @@ def _card(
 ) -> str:
   entry = registry.get(body['model']['type'])
   count = sum(math.prod(s) for s in body['arrays'].values())
-  method = {
-    'tokenizer': '.encode(images)',
-    'generator': '.sample_codes(...)',
-  }.get(entry.family, '(images)')
+  stated = body['licence'] != _UNSTATED
   lines = [
     '---',
-    f'license: {body["licence"]}',
+    f'license: {body["licence"] if stated else "other"}',
     'library_name: tokpress_jax',
     f'tags: [{entry.family}, {entry.name}, jax]',
     '---',
@@ -330,10 +327,45 @@ def _card(
     *(['- Its tokenizer is in `tokenizer/`.'] if has_tokenizer else []),
     '',
     '```python',
-    'from tokpress_jax.io import export',
-    '',
-    "model = export.load('PATH')",
-    f'model{method}',
+    *_example(entry.family, body['model'], has_tokenizer),
     '```',
   ]
   return '\n'.join(lines) + '\n'
+
+
+def _example(
+  family: str, model: Mapping[str, Any], has_tokenizer: bool
+) -> list[str]:
+  """Returns the lines of a program that uses the model."""
+  if family == 'generator':
+    labels = '[0, 0]' if model['num_classes'] < 2 else '[0, 1]'
+    result = 'images  # float32 [2, H, W, C] in [-1, 1]'
+    if not has_tokenizer:
+      result = 'codes  # int32 [2, N, 1]'
+    return [
+      'import jax',
+      'import tokpress_jax as tp',
+      '',
+      "model = tp.load('PATH')",
+      f'labels = jax.numpy.array({labels})  # classes, int [2]',
+      'drawn = tp.sample(model, labels, rng=jax.random.key(0))',
+      f'drawn.{result}',
+    ]
+  size, channels = model['image_size'], model['channels']
+  shape = f'[1, {size}, {size}, {channels}]'
+  uses = ['model(batch).logits  # [1, classes]']
+  if family == 'tokenizer':
+    uses = [
+      'encoded = model.encode(batch)',
+      f'model.decode(encoded)  # {shape}',
+    ]
+  return [
+    'import tokpress_jax as tp',
+    'from tokpress_jax.io import images',
+    '',
+    "model = tp.load('PATH')",
+    f"pixels = tp.load_image('photo.jpg', channels={channels})",
+    f'squares, _ = images.fit_image(pixels, {size})  # uint8 {shape}',
+    f'batch = images.to_float(squares)  # float32 {shape} in [-1, 1]',
+    *uses,
+  ]

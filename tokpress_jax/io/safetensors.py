@@ -57,6 +57,10 @@ def save(
     for name, leaf in flatten(jax.device_get(tree)).items()
   }
   save_file(flat, os.fspath(path), metadata=dict(metadata or {}))
+  # The library makes files that only their owner can read.
+  umask = os.umask(0o077)
+  os.umask(umask)
+  os.chmod(path, 0o666 & ~umask)
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -19,11 +19,12 @@ import numpy as np
 from tokpress_jax import config as config_lib
 from tokpress_jax import workdir as workdir_lib
 from tokpress_jax.errors import UserError
+from tokpress_jax.io import hub
 from tokpress_jax.train import sharding
 from tokpress_jax.train.checkpoint import Checkpoints
 from tokpress_jax.train.evaluate import Evaluator
 from tokpress_jax.train.job import Job, prepare
-from tokpress_jax.train.preempt import PreemptedError, Preemption
+from tokpress_jax.train.preempt import Preemption
 from tokpress_jax.train.progress import Ledger, Progress
 from tokpress_jax.train.state import TrainState, averaged
 from tokpress_jax.train.step import Compiled, compile_program
@@ -57,9 +58,10 @@ def fit(
 
   Raises:
     UserError: If the configuration does not fit, or the directory holds
-      another run.
+      another run or more steps.
     NonFiniteError: If a loss, gradient or metric is NaN or infinite.
     PreemptedError: After SIGTERM, with the state saved (exit code 75).
+    KeyboardInterrupt: After Ctrl-C, with the state saved.
   """
   workdir, train = os.fspath(workdir), config.train
   ledger = Ledger()
@@ -67,14 +69,27 @@ def fit(
     enter = stack.enter_context
     preemption = enter(Preemption())
     with ledger.time('prepare'):
+      workdir_lib.check(workdir, config)
       job = prepare(config, devices=devices, data=data)
-      workdir_lib.claim(workdir, config)
+      resumes = workdir_lib.is_started(workdir)
+      if not resumes:
+        if train.init_from is not None:
+          hub.resolve(train.init_from)  # A wrong name leaves no directory.
+        workdir_lib.claim(workdir, config)
     enter(jax.set_mesh(job.mesh))
     checkpoints = enter(
       Checkpoints(f'{workdir}/{workdir_lib.CHECKPOINTS}', keep=train.keep)
     )
     with ledger.time('init'):
       state, start = _start(job, checkpoints)
+    if start > train.steps:
+      raise UserError(
+        f'{workdir} has done step {start} already, which is more than '
+        f'--train.steps {train.steps}. Give {start} or more, or another '
+        '--workdir.'
+      )
+    if resumes and start < train.steps:
+      workdir_lib.claim(workdir, config)
     writers = enter(
       Writers(
         workdir,
@@ -87,7 +102,10 @@ def fit(
     show = enter(
       Progress(train.steps, start=start, batch_size=train.batch_size)
     )
-    show.say(sharding.table(state.variables, job.shardings.variables))
+    if job.mesh.size > 1:
+      show.say(sharding.table(state.variables, job.shardings.variables))
+    else:
+      show.say(sharding.total(state.variables))
     run = _Run(job, checkpoints, writers, show, ledger, preemption)
     if start and run.evaluates(start):
       run.evaluate(state, start)
@@ -167,8 +185,9 @@ class _Run:
       if preempted or saves:
         self._save(done, state, wait=preempted or done == train.steps)
       if preempted:
-        self._show.say(f'SIGTERM: saved step {done}, leaving.')
-        raise PreemptedError(done)
+        cause = self._preemption.cause
+        self._show.say(f'{cause}: saved step {done}; the same command goes on.')
+        raise self._preemption.error(done)
       if self.evaluates(done):
         self.evaluate(state, done)
     return state

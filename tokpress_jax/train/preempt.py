@@ -1,4 +1,4 @@
-"""SIGTERM: what a machine sends that is about to be taken away.
+"""SIGTERM, from a machine that is about to be taken away, and Ctrl-C.
 
 One process: before the first step is done there is nothing to save, and a
 handler that waits would only be asked again after a compilation; so it leaves
@@ -7,6 +7,9 @@ processes must stop at the same step; JAX's preemption service, which
 `jax.distributed.initialize` starts, agrees on one.
 
 Either way the exit code is `EXIT_CODE`: not done, start me again.
+
+Ctrl-C (SIGINT) in one process saves and leaves in the same way, by a
+KeyboardInterrupt (exit code 130); a second one does not wait for the step.
 """
 
 import os
@@ -30,12 +33,13 @@ class PreemptedError(SystemExit):
 
 
 class Preemption:
-  """Watches for SIGTERM while its `with` block runs."""
+  """Watches for SIGTERM and Ctrl-C while its `with` block runs."""
 
   def __init__(self) -> None:
     self._asked = False
     self._running = False
-    self._previous: Any = None
+    self._interrupted = False
+    self._previous: dict[int, Any] = {}
     # JAX's service has its own handler, which ours would replace.
     self._service = jax.distributed.is_initialized()
     main = threading.current_thread() is threading.main_thread()
@@ -43,7 +47,12 @@ class Preemption:
 
   def __enter__(self) -> 'Preemption':
     if self._handles:
-      self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+      handlers = {signal.SIGTERM: self._on_signal}
+      # A shell has its background jobs ignore Ctrl-C.
+      if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        handlers[signal.SIGINT] = self._on_interrupt
+      for number, handler in handlers.items():
+        self._previous[number] = signal.signal(number, handler)
     return self
 
   def __exit__(
@@ -52,8 +61,8 @@ class Preemption:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
-    if self._handles:
-      signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
+    for number, previous in self._previous.items():
+      signal.signal(number, previous or signal.SIG_DFL)
 
   def _on_signal(self, number: int, frame: FrameType | None) -> None:
     self._asked = True
@@ -64,6 +73,25 @@ class Preemption:
       )
       sys.stderr.flush()
       os._exit(EXIT_CODE)
+
+  def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+    if not self._running or self._interrupted:
+      raise KeyboardInterrupt
+    self._interrupted = True
+    text = '\nCtrl-C: saving after this step; once more to leave at once.\n'
+    os.write(2, text.encode())
+
+  @property
+  def cause(self) -> str:
+    """What told the run to stop; SIGTERM if both did."""
+    ours = self._interrupted and not self._asked
+    return 'Ctrl-C' if ours else 'SIGTERM'
+
+  def error(self, step: int) -> BaseException:
+    """Returns what to raise once this step is saved."""
+    if self.cause == 'SIGTERM':
+      return PreemptedError(step)
+    return KeyboardInterrupt(f'saved step {step}')
 
   def reached(self, step: int) -> bool:
     """Whether to save and leave now; every process calls it at every step.
@@ -76,4 +104,4 @@ class Preemption:
       from jax.experimental import multihost_utils
 
       return multihost_utils.reached_preemption_sync_point(step)
-    return self._asked
+    return self._asked or self._interrupted

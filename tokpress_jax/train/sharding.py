@@ -136,6 +136,12 @@ def _check_unsharded(
     )
 
 
+def total(variables: Any) -> str:
+  """Returns one line: how many bytes the variables have in all."""
+  size = sum(bytes_of(x) for x in jax.tree.leaves(variables))
+  return f'total of all variables: {size / 1e6:.3f} MB'
+
+
 def table(variables: Any, shardings: Any) -> str:
   """Returns a text table: name, shape, spec, MB per device, and the sums."""
   placed = tree.named(shardings)
