@@ -82,17 +82,26 @@ def test_a_budget_between_two_lengths_is_rounded_and_said(here, tmp_path):
     (['encode', 'M/one_d', 'M/images', '--tokens', '0'], 'budget of 0 tokens'),
     (['encode', 'M/one_d', 'M/images', '--tokens', '4'], 'uses 1 to 3 tokens'),
     (['encode', 'M/one_d', 'M/none'], 'no image or folder'),
-    (['encode', 'M/one_d', 'M/vit'], 'README.md is not an image'),
+    (['encode', 'M/one_d', 'M/vit/README.md'], 'README.md is not an image'),
+    (['encode', 'M/one_d', 'M/vit'], 'no images in'),
+    (['encode', 'M/one_d'], 'at least one image'),
+    (['reconstruct', 'M/one_d'], 'at least one image'),
     (['encode', 'M/oned', 'M/images'], "Did you mean 'one_d'"),
     (['encode', 'M/images', 'M/images'], 'neither a model directory'),
     (['encode', 'M/vit', 'M/images'], 'needs a tokenizer'),
     (['encode', 'M/scale_wise', 'M/images'], 'tokenizer is in'),
     (['decode', 'M/one_d', 'M/images/0.png'], 'no token file'),
     (['decode', 'M/one_d', 'M/none.npz'], 'no token file'),
+    (['decode', 'M/one_d', 'M/one_d/model.safetensors'], 'expected an .npz'),
     (['sample', 'M/scale_wise', '--labels', '7'], '7'),
     (['sample', 'M/scale_wise', '--top-k', '99'], 'codebook size 16'),
     (['prune', 'M/vit', 'M/images/0.png', '--pruner', 'tom'], "'tome'"),
     (['prune', 'M/vit', 'M/images/0.png', '--tokens', '9'], '1 to 4'),
+    (['prune', 'M/one_d', 'M/images/0.png'], 'needs a classifier'),
+    (
+      ['prune', 'M/vit', 'M/images/0.png', '--pruner=tome', '--keep=0.25'],
+      '--keep 0.38',
+    ),
     (['prune', 'M/vit', 'M/images/0.png', '--sites', 'blok'], 'unknown site'),
     (['export', 'M/vit', 'M/x'], 'is a model already'),
     (['evaluate', 'M/vit'], '--data digits'),
@@ -107,6 +116,29 @@ def test_errors_are_one_paragraph(here, argv, message, capsys):
   text = capsys.readouterr().err
   assert message in text
   assert 'Traceback' not in text and len(text.splitlines()) < 12
+
+
+def test_other_files_in_a_folder_are_passed_over(here, tmp_path, capsys):
+  folder = tmp_path / 'mixed'
+  folder.mkdir()
+  (folder / 'a.PNG').write_bytes((here / 'images' / '0.png').read_bytes())
+  (folder / 'notes.txt').write_text('no image')
+  out = tmp_path / 't.npz'
+  assert run('encode', here / 'one_d', folder, '--out', out) == 0
+  assert tokens.load(out).names == ('a.PNG',)
+  assert f'Skipped in {folder}: 1 not images' in capsys.readouterr().out
+
+
+def test_damaged_token_files(tmp_path):
+  for name, array in (('x.npy', np.ones(3)), ('y.npz', None)):
+    path = tmp_path / name
+    if array is None:
+      np.savez(path, codes=np.ones(3))
+    else:
+      np.save(path, array)
+    with pytest.raises(ValueError, match=f'{name} is no token file') as error:
+      tokens.load(path)
+    assert 'pickle' not in str(error.value)
 
 
 def test_tokens_of_another_tokenizer(here, tmp_path, capsys):

@@ -230,3 +230,32 @@ def test_all_causes_of_bad_input_are_listed(name):
   assert 'rows [4] protect more than num_protected=1' in said
   for need in PRUNERS[name].needs:
     assert need in said
+
+
+@pytest.mark.parametrize(
+  ('name', 'shape'),
+  [
+    ('keys', (ROWS, HEADS, SLOTS + 1, 4)),
+    ('queries', (1, HEADS, SLOTS, 4)),
+    ('attention_row', (ROWS, SLOTS)),
+    ('attention_column', (ROWS, HEADS, SLOTS - 1)),
+    ('before', (ROWS, HEADS, SLOTS, WIDTH)),
+    ('rng', (ROWS - 1,)),
+    ('rng', ()),
+  ],
+)
+def test_signals_of_other_tokens_are_refused_also_at_trace_time(name, shape):
+  tokens, signals = make()
+  bad = jax.ShapeDtypeStruct(shape, 'float32')
+  signals = signals.replace(**{name: bad})
+  with pytest.raises(ValueError, match=rf'{name} must .*{ROWS}') as error:
+    jax.eval_shape(PRUNERS['tome'], tokens, signals)
+  assert str(shape) in str(error.value)
+
+
+def test_arrays_are_told_to_be_wrapped():
+  tokens, signals = make()
+  with pytest.raises(ValueError, match=r'Tokens\.create\(features\)'):
+    PRUNERS['top-norm'](tokens.features)
+  with pytest.raises(ValueError, match=r'Signals\(keys=keys\)'):
+    PRUNERS['tome'](tokens, signals.keys)

@@ -1,5 +1,7 @@
 """One matrix, three encodings: each against the matrix written out."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +102,24 @@ def test_mode_errors():
     pruners.apply(reduction, x, mode='max')
   with pytest.raises(ValueError, match='needs `mass`'):
     pruners.apply(reduction, x, mode='mass')
+
+
+@every
+def test_arrays_of_other_slots_or_rows_are_refused(kind):
+  reduction, ones = make(kind), jnp.ones
+  says = lambda *got: pytest.raises(
+    ValueError, match=re.escape(f'N={N}] to [B={B}, K={K}]') + f'.*{got[0]}'
+  )
+  for shape in ((B, N + 1, 3), (B, N - 1), (1, N, 3)):
+    with says(re.escape(str(shape))):
+      pruners.apply(reduction, ones(shape))
+  with says('mass must'):
+    pruners.apply(reduction, ones((B, N, 2)), mode='mass', mass=ones((B, K)))
+  for shape in ((B, N, 3), (B + 1, K, 3)):
+    with says(re.escape(str(shape))):
+      pruners.unmerge(reduction, ones(shape))
+  with says('fill must'):
+    pruners.unmerge(reduction, ones((B, K, 3)), ones((B, K, 3)))
 
 
 @pytest.mark.parametrize('kind', ['select', 'merge', 'any'])

@@ -1,5 +1,9 @@
 """ToMe against a slow NumPy version, layer upon layer."""
 
+import contextlib
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,6 +118,19 @@ def test_a_budget_below_half_is_refused():
   tokens, signals = make(1, 17)
   with pytest.raises(ValueError, match='at most half of 17 tokens, 8'):
     pruners.ToMe(budget=Ratio(ratio=0.25))(tokens, signals)
+
+
+@pytest.mark.parametrize('budget', [3, Ratio(ratio=0.25, rounding='floor')])
+def test_the_smallest_budget_that_is_named_is_that(budget):
+  tokens, signals = make(1, 8)
+  with pytest.raises(ValueError, match='keep at least 4 of the 7') as error:
+    pruners.ToMe(budget=budget)(tokens, signals)
+  ratio = float(re.search(r'--keep ([\d.]+)', str(error.value))[1])
+  like = budget if isinstance(budget, Ratio) else Ratio(ratio=1)
+  for step, fits in ((0, True), (-0.01, False)):
+    near = dataclasses.replace(like, ratio=round(ratio + step, 2))
+    with contextlib.nullcontext() if fits else pytest.raises(ValueError):
+      pruners.ToMe(budget=near)(tokens, signals)
 
 
 def test_nothing_to_merge_keeps_all():

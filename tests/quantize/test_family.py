@@ -242,3 +242,12 @@ def test_published_size(name):
     functools.partial(module.apply, method='lookup'), variables, out.codes
   )
   assert found.shape == z.shape
+
+
+@ALL
+def test_another_number_of_features_is_refused(name):
+  row, module, variables, z, _, _ = _setup(name)
+  wrong = jnp.concatenate([z, z[..., :1]], axis=-1)
+  with pytest.raises(ValueError, match=rf'{row.config.dim}\]') as error:
+    module.apply(variables, wrong)
+  assert f'got {wrong.shape}' in str(error.value)

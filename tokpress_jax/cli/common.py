@@ -24,8 +24,10 @@ def load(name: str, family: str) -> Loaded:
   if loaded.spec.family != family:
     has_one = loaded.spec.family == 'generator' and family == 'tokenizer'
     hint = f' Its tokenizer is in {name}/tokenizer.' if has_one else ''
+    called = lambda family: 'classifier' if family == 'model' else family
     raise UserError(
-      f'{name} is a {loaded.spec.family}; this command needs a {family}.{hint}'
+      f'{name} is a {called(loaded.spec.family)}; this command needs a '
+      f'{called(family)}.{hint}'
     )
   return loaded
 
@@ -33,17 +35,30 @@ def load(name: str, family: str) -> Loaded:
 def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
   """Returns image files: those given, and those in given folders, sorted.
 
+  Files in folders that are no images by their extension are passed over, and
+  their number is printed.
+
   Raises:
-    UserError: A path does not exist, or a folder holds no images.
+    UserError: There is no path, one does not exist, or a folder holds no
+      images.
   """
+  if not paths:
+    raise UserError('Name at least one image file, or a folder of images.')
   found: list[pathlib.Path] = []
   for path in map(pathlib.Path, paths):
     if path.is_dir():
       inside = sorted(p for p in path.rglob('*') if p.is_file())
       inside = [p for p in inside if not p.name.startswith('.')]
-      if not inside:
-        raise UserError(f'There are no images in {path}.')
-      found += inside
+      chosen = [p for p in inside if p.suffix.lower() in SUFFIXES]
+      others = len(inside) - len(chosen)
+      if not chosen:
+        raise UserError(
+          f'There are no images in {path} (and {others} other files); '
+          f'expected {", ".join(SUFFIXES)}.'
+        )
+      if others:
+        print(f'Skipped in {path}: {others} not images by their extension')
+      found += chosen
     elif path.is_file():
       found.append(path)
     else:

@@ -21,6 +21,7 @@ per token.
 import dataclasses
 import os
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,8 @@ def load(path: str | os.PathLike[str]) -> TokenFile:
   if not os.path.isfile(path):
     raise UserError(f'There is no token file {os.fspath(path)!r}.')
   try:
+    if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
+      raise zipfile.BadZipFile('not an .npz file')
     with np.load(path, allow_pickle=False) as file:
       found = {name: file[name] for name in file.files}
     policy: Any = str(found['policy'])
@@ -101,7 +104,9 @@ def load(path: str | os.PathLike[str]) -> TokenFile:
     OSError,
     EOFError,
     zipfile.BadZipFile,
+    zlib.error,
   ) as error:
     raise UserError(
-      f'{os.fspath(path)} is no token file of `tokpress encode`: {error}'
+      f'{os.fspath(path)} is no token file, or a damaged one; expected an '
+      '.npz file that `tokpress encode` wrote.'
     ) from error

@@ -59,6 +59,9 @@ class Pruner:
   needs: ClassVar[frozenset[str]] = frozenset()
   mode: ClassVar[reduction.Mode] = 'representative'
 
+  def __post_init__(self):
+    budgets.check(self.budget)
+
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Gives the reduction; its positions are set by the caller."""
     raise NotImplementedError
@@ -97,8 +100,18 @@ class Pruner:
     Returns:
       Tokens in K slots, and the reduction (to move anything else by).
     """
-    result = self.plan(tokens, signals or Signals(), state)
+    result = self.plan(tokens, Signals() if signals is None else signals, state)
     return reduction.reduce_tokens(tokens, result, mode=self.mode), result
+
+
+# Where the batch and token axes of each signal stand.
+_SIGNAL_AXES = {
+  'keys': 'BAND',
+  'queries': 'BAND',
+  'attention_row': 'BAN',
+  'attention_column': 'BAN',
+  'before': 'BND',
+}
 
 
 def check(tokens: Tokens, signals: Signals, needs: frozenset[str]) -> None:
@@ -112,6 +125,13 @@ def check(tokens: Tokens, signals: Signals, needs: frozenset[str]) -> None:
   Raises:
     UserError: lists everything that is wrong.
   """
+  for given, kind in ((tokens, Tokens), (signals, Signals)):
+    if not isinstance(given, kind):
+      wrap = {Tokens: 'Tokens.create(features)', Signals: 'Signals(keys=keys)'}
+      raise UserError(
+        f'a pruner takes Tokens and Signals, got {type(given).__name__} for '
+        f'{kind.__name__}; wrap arrays, as in {wrap[kind]}'
+      )
   causes = []
   missing = sorted(n for n in needs if getattr(signals, n, None) is None)
   if missing:
@@ -125,10 +145,33 @@ def check(tokens: Tokens, signals: Signals, needs: frozenset[str]) -> None:
       f'features must be [B, N, D] and valid [B, N], got '
       f'{tokens.features.shape} and {tokens.valid.shape}'
     )
-  elif not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tokens)):
-    causes += _check_values(tokens)
+  else:
+    causes += _check_signals(signals, *shape)
+    if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tokens)):
+      causes += _check_values(tokens)
   if causes:
     raise UserError('this pruner cannot run:\n  ' + '\n  '.join(causes))
+
+
+def _check_signals(signals: Signals, batch: int, slots: int) -> list[str]:
+  """Finds signals of other rows or slots than the tokens."""
+  causes = []
+  for name, axes in _SIGNAL_AXES.items():
+    if (value := getattr(signals, name)) is None:
+      continue
+    sizes = {'B': batch, 'N': slots}
+    got = dict(zip(axes, value.shape, strict=False))
+    if value.ndim != len(axes) or (got | sizes) != got:
+      causes.append(
+        f'{name} must be [{", ".join(axes)}] with B={batch} and N={slots} as '
+        f'in the tokens, got {value.shape}'
+      )
+  if signals.rng is not None and signals.rng.shape[:1] != (batch,):
+    causes.append(
+      f'rng must hold a key for each of the {batch} rows, got '
+      f'{signals.rng.shape}; jax.random.split(key, {batch}) gives them'
+    )
+  return causes
 
 
 def _check_values(tokens: Tokens) -> list[str]:

@@ -73,6 +73,25 @@ def cache_bytes(
   return 2 * layers * heads * head_dim * jnp.dtype(dtype).itemsize
 
 
+def check(budget: Budget) -> None:
+  """Checks that a budget is one of the kinds.
+
+  Args:
+    budget: tokens, or one of the budget types.
+
+  Raises:
+    TypeError: if it is anything else; a fraction is told to be a `Ratio`.
+  """
+  known = int | Ratio | Bytes | Remove
+  if isinstance(budget, bool) or not isinstance(budget, known):
+    hint = ''
+    if isinstance(budget, float) and 0 < budget <= 1:
+      hint = f'; to keep a fraction, give Ratio(ratio={budget!r})'
+    raise TypeError(
+      f'a budget is an int, Ratio, Bytes or Remove, got {budget!r}{hint}'
+    )
+
+
 def resolve(budget: Budget, num_tokens: int, num_source: int) -> int:
   """Tokens that a budget keeps of a given number.
 
@@ -87,6 +106,7 @@ def resolve(budget: Budget, num_tokens: int, num_source: int) -> int:
   Raises:
     TypeError: if the budget is none of these.
   """
+  check(budget)
   if isinstance(budget, Ratio):
     of = num_source if budget.of == 'original' else num_tokens
     # The decimal that was written, so that 0.07 of 100 is 7 in each rounding.
@@ -101,12 +121,8 @@ def resolve(budget: Budget, num_tokens: int, num_source: int) -> int:
     kept = budget.limit // budget.per_token
   elif isinstance(budget, Remove):
     kept = max(num_tokens - budget.tokens, 1)
-  elif isinstance(budget, int) and not isinstance(budget, bool):
-    kept = budget
   else:
-    raise TypeError(
-      f'a budget is an int, Ratio, Bytes or Remove, got {budget!r}'
-    )
+    kept = budget
   return min(kept, num_tokens)
 
 

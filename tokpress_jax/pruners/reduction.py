@@ -23,6 +23,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from tokpress_jax.errors import UserError
 from tokpress_jax.types import (
   Array,
   Dense,
@@ -58,10 +59,11 @@ def apply(
     that are not valid.
 
   Raises:
-    ValueError: if the mode, the mass or the dtype does not fit.
+    ValueError: if the mode, a shape, the mass or the dtype does not fit.
   """
   if mode not in MODES:
     raise ValueError(f'unknown mode {mode!r}; try one of {MODES}')
+  _check_slots(reduction, 'x', x, 'N')
   if mode == 'representative':
     return _where_valid(reduction.valid, gather(x, reduction.index))
   if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -76,6 +78,7 @@ def apply(
       raise ValueError(
         "mode 'mass' needs `mass`, the [B, N] mass of the sources"
       )
+    _check_slots(reduction, 'mass', mass, 'N')
     weight = mass.astype(jnp.float32)
     y = y * _spread(weight, y)
   total = _multiply(reduction, y)
@@ -97,7 +100,13 @@ def unmerge(reduction: Reduction, y: Array, fill: Array | None = None) -> Array:
 
   Returns:
     [B, N, ...] in y's dtype.
+
+  Raises:
+    ValueError: if a shape does not fit.
   """
+  _check_slots(reduction, 'y', y, 'K')
+  if fill is not None:
+    _check_slots(reduction, 'fill', fill, 'N')
   assign = reduction.assign
   if isinstance(assign, OneHot):
     found = assign.target >= 0
@@ -260,6 +269,25 @@ def log_mass_bias(tokens: Tokens) -> Array:
 def gather(x: Array, index: Array) -> Array:
   """Takes x [B, N, ...] at index [B, K] along the slots: [B, K, ...]."""
   return jax.vmap(lambda row, at: jnp.take(row, at, axis=0))(x, index)
+
+
+def _check_slots(
+  reduction: Reduction, name: str, x: Array, axis: Literal['N', 'K']
+) -> None:
+  """Refuses an array of other rows or slots; indexing would only clip."""
+  batch, kept = reduction.index.shape
+  assign = reduction.assign
+  source = (
+    assign.matrix.shape[2]
+    if isinstance(assign, Dense)
+    else assign.target.shape[1]
+  )
+  slots = source if axis == 'N' else kept
+  if x.shape[:2] != (batch, slots):
+    raise UserError(
+      f'this reduction is from [B={batch}, N={source}] to [B={batch}, '
+      f'K={kept}]; {name} must be [{batch}, {slots}, ...], got {x.shape}'
+    )
 
 
 def _multiply(reduction: Reduction, x: Array) -> Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import base, budgets, mergers, reduction
-from tokpress_jax.types import Reduction, Signals, Tokens
+from tokpress_jax.types import Ratio, Reduction, Signals, Tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ class ToMe(base.Pruner):
     elif num_merged > half:
       raise UserError(
         f'one matching merges at most half of {slots} tokens, {half}, and this '
-        f'budget asks for {num_merged} ({self.budget}); keep more, or merge in '
-        'several layers (tome_plan)'
+        f'budget asks for {num_merged} ({self.budget}); {self._least(tokens)}, '
+        'or merge in several layers (tome_plan)'
       )
     if not num_merged:
       return reduction.identity(tokens)
@@ -51,6 +51,21 @@ class ToMe(base.Pruner):
       count=free - budgets.row_counts(self.budget, tokens),
       num_merged=num_merged,
       order=self.order,
+    )
+
+  def _least(self, tokens: Tokens) -> str:
+    """Says the smallest budget that one matching can meet."""
+    free = tokens.valid.shape[1] - tokens.num_protected
+    source = tokens.source_slots - tokens.num_protected
+    least = free - free // 2
+    like = self.budget if isinstance(self.budget, Ratio) else Ratio(ratio=1)
+    ratios = (dataclasses.replace(like, ratio=i / 100) for i in range(1, 101))
+    ratio = next(
+      r for r in ratios if budgets.resolve(r, free, source) >= least
+    ).ratio
+    return (
+      f'keep at least {least} of the {free} that may merge (a budget of '
+      f'{least} or Ratio(ratio={ratio}); `tokpress prune --keep {ratio}`)'
     )
 
 

@@ -88,6 +88,21 @@ class QuantizerConfig:
     return variables
 
 
+def check_features(z: Array, dim: int, reason: str) -> None:
+  """Checks the last axis of what is quantised.
+
+  Args:
+    z: [..., D].
+    dim: D.
+    reason: what gives D, for the message.
+
+  Raises:
+    ValueError: if z has another number of features.
+  """
+  if z.ndim < 1 or z.shape[-1] != dim:
+    raise ValueError(f'Expected z [..., {dim}], {reason}; got {z.shape}.')
+
+
 def straight_through(z: Array, quantized: Array) -> Array:
   """The value of `quantized` exactly, with the gradient of `z`.
 

@@ -22,7 +22,6 @@ import dataclasses
 import math
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,8 +137,13 @@ def fsq(
   Returns:
     A `Quantized`: codes [..., 1], the first feature least significant;
     embeddings in [-1, 1]; no losses.
+
+  Raises:
+    ValueError: if z has another number of features.
   """
-  chex.assert_equal(z.shape[-1], len(levels))
+  base.check_features(
+    z, len(levels), f'one feature for each of levels={tuple(levels)}'
+  )
   z = jnp.asarray(z)
   bounded = bound(z.astype(jnp.float32), levels, form=form)
   rounded = base.straight_through(bounded, jnp.round(bounded))

@@ -117,8 +117,7 @@ def lfq(
     ValueError: if z has another number of features.
   """
   c = config
-  if z.shape[-1] != c.bits:
-    raise ValueError(f'Expected {c.bits} features, one a bit; got {z.shape}.')
+  base.check_features(z, c.bits, 'one feature for each bit')
   z = jnp.asarray(z)
   dtype, z = z.dtype, z.astype(jnp.float32)
   if c.norm == 'sphere':

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,10 +170,17 @@ class MultiScaleVQ(nn.Module):
     Returns:
       A `Quantized`: codes [B, L, 1], 0 where a scale is not kept; embeddings
       [B, H, W, C]; statistics per scale, [S, V], [S, V, C] and [S, V].
+
+    Raises:
+      ValueError: if z has another shape.
     """
     c = self.config
     height, width = c.grids[-1]
-    chex.assert_shape(z, (None, height, width, c.dim))
+    if z.ndim != 4 or z.shape[1:] != (height, width, c.dim):
+      raise ValueError(
+        f'Expected z [B, {height}, {width}, {c.dim}], the finest scale and '
+        f'the features of the codebook; got {z.shape}.'
+      )
     dtype, z = z.dtype, z.astype(jnp.float32)
     fixed = jax.lax.stop_gradient
     rest, f_hat = fixed(z), jnp.zeros_like(z)

@@ -11,7 +11,6 @@ Dimensions: D features, V codes.
 import dataclasses
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -145,9 +144,13 @@ def vq(
 
   Returns:
     A `Quantized` with codes [..., 1].
+
+  Raises:
+    ValueError: if a shape does not fit.
   """
-  chex.assert_rank(codebook, 2)
-  chex.assert_equal(z.shape[-1], codebook.shape[-1])
+  if codebook.ndim != 2:
+    raise ValueError(f'A codebook is [V, D]; got {codebook.shape}.')
+  base.check_features(z, codebook.shape[1], f'as the codebook {codebook.shape}')
   _check_choice('distance', distance, _DISTANCES)
   z = jnp.asarray(z)
   dtype, z = z.dtype, z.astype(jnp.float32)
