@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -320,13 +319,14 @@ class Loaded:
 
   def __dir__(self) -> list[str]:
     """The fields, and the module's own public methods."""
+    shown = lambda value: callable(value) or isinstance(value, property)
     own = [
       name
       for cls in type(self.module).__mro__
       if cls.__module__.startswith('tokpress_jax')
       for name in vars(cls)
       if not name.startswith('_') and name not in ('setup', 'dtype')
-      if isinstance(getattr(cls, name, None), Callable | property)
+      if shown(getattr(cls, name, None))
     ]
     return sorted({*super().__dir__(), *own})
 
