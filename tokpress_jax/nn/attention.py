@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,8 @@ def dot_product_attention(
   Returns:
     [B, A, T, E] in v's dtype.
   """
+  chex.assert_rank((q, k, v), 4)
+  chex.assert_equal_shape_prefix((k, v), 3)
   if scale is None:
     scale = q.shape[-1] ** -0.5
   mask, bias = _four_axes(mask), _four_axes(bias)
