@@ -3,12 +3,13 @@
 import importlib
 import os
 import pathlib
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 
-from tokpress_jax.errors import UserError, did_you_mean
+from tokpress_jax.errors import EXIT_PREEMPTED, UserError, did_you_mean
 
 _COMMANDS = {
   'train': 'train a config, or go on with a work directory',
@@ -47,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise UserError(
         f'There is no command {argv[0]!r}. {did_you_mean(argv[0], _COMMANDS)}'
       )
+    if argv[0] == 'train':
+      # Until the trainer takes over there is nothing to save, and its imports
+      # alone take seconds.
+      signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_PREEMPTED))
     command = importlib.import_module(f'tokpress_jax.cli.{argv[0]}')
     return command.main(argv[1:]) or 0
   except (ValueError, FileNotFoundError) as error:

@@ -1,7 +1,10 @@
-"""The error that a user can mend."""
+"""The error that a user can mend, and the exit code of a stopped run."""
 
 import difflib
 from collections.abc import Iterable
+
+# Stopped by SIGTERM: not done, start me again (EX_TEMPFAIL of sysexits.h).
+EXIT_PREEMPTED = 75
 
 
 class UserError(ValueError):

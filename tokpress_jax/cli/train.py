@@ -10,8 +10,6 @@ state is saved, start me again; 130 the same by Ctrl-C (twice: at once).
 
 import argparse
 import dataclasses
-import os
-import signal
 from collections.abc import Sequence
 
 import tyro
@@ -21,7 +19,6 @@ from tokpress_jax import workdir as workdir_lib
 from tokpress_jax.cli import distributed
 from tokpress_jax.config import Config
 from tokpress_jax.errors import UserError
-from tokpress_jax.train.preempt import EXIT_CODE
 from tokpress_jax.train.task import Task
 
 
@@ -40,8 +37,6 @@ class Flags(Config):
 
 def main(argv: Sequence[str]) -> int:
   """Trains, and returns the exit code."""
-  # Until the trainer takes over, there is nothing to save.
-  signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_CODE))
   flags, config = parse(argv)
   if not flags.workdir and not flags.dry_run:
     raise UserError(

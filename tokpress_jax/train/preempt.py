@@ -21,7 +21,9 @@ from typing import Any
 
 import jax
 
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h
+from tokpress_jax.errors import EXIT_PREEMPTED
+
+EXIT_CODE = EXIT_PREEMPTED
 
 
 class PreemptedError(SystemExit):
