@@ -101,5 +101,5 @@ def test_bad_config(fields, message):
 
 
 def test_wrong_number_of_features():
-  with pytest.raises(ValueError, match='Expected 6 features'):
+  with pytest.raises(ValueError, match='one feature for each bit; got'):
     lfq(jnp.zeros((2, 5)), LFQConfig(bits=6))
