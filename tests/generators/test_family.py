@@ -15,7 +15,14 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tokpress_jax import generators, nn, quantize, tokenizers, types
+from tokpress_jax import (
+  generators,
+  losses,
+  nn,
+  quantize,
+  tokenizers,
+  types,
+)
 from tokpress_jax.generators import base, sampling
 
 VOCAB, CLASSES, SCALES = 11, 3, (1, 2, 3)
@@ -200,7 +207,7 @@ def test_gradients_reach_every_parameter(name):
       deterministic=False,
       rngs={'dropout': jax.random.key(0)},
     )
-    return generators.categorical_loss(logits, codes).mean()
+    return losses.cross_entropy(logits, codes)
 
   value, grads = jax.jit(jax.value_and_grad(loss))(model.variables['params'])
   assert np.isfinite(value)

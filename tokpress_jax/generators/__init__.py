@@ -1,7 +1,7 @@
 """Generators: order, visibility, inputs, commit, head and sampler, composed."""
 
 from tokpress_jax.generators.base import GeneratorConfig, Sampled, sample
-from tokpress_jax.generators.heads import CategoricalHead, categorical_loss
+from tokpress_jax.generators.heads import CategoricalHead
 from tokpress_jax.generators.loops import BlockLoop, RefineLoop
 from tokpress_jax.generators.next_token import (
   NextTokenConfig,
@@ -27,7 +27,6 @@ __all__ = [
   'Sampler',
   'ScaleWiseConfig',
   'ScaleWiseGenerator',
-  'categorical_loss',
   'reveal_counts',
   'sample',
 ]

@@ -64,22 +64,3 @@ class CategoricalHead(nn.Module):
       self.codebook_size, dtype=jnp.float32, kernel_init=small, name='logits'
     )
     return logits(y)
-
-
-def categorical_loss(
-  logits: Array, codes: Array, *, label_smoothing: float = 0.0
-) -> Array:
-  """Cross entropy per token.
-
-  Args:
-    logits: [B, T, V].
-    codes: int [B, T].
-    label_smoothing: mass spread evenly over the codebook.
-
-  Returns:
-    float32 [B, T], nats.
-  """
-  log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-  picked = jnp.take_along_axis(log_probs, codes[..., None], axis=-1)[..., 0]
-  mean = jnp.mean(log_probs, axis=-1)
-  return -((1 - label_smoothing) * picked + label_smoothing * mean)
