@@ -59,6 +59,14 @@ _ENTRIES = {
       evidence='behaviour',
     ),
     _row(
+      'var_vqvae',
+      'tokenizer',
+      'tokenizers.var:VARTokenizerConfig',
+      paper='VAR, arXiv:2404.02905',
+      evidence='official',
+      licence='MIT',
+    ),
+    _row(
       'scale_wise',
       'generator',
       'generators.scale_wise:ScaleWiseConfig',

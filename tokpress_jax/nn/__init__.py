@@ -8,7 +8,15 @@ from tokpress_jax.nn.attention import (
   dot_product_attention,
 )
 from tokpress_jax.nn.block import Activation, Block, BlockConfig, Mlp
+from tokpress_jax.nn.conv import (
+  Conv,
+  ConvConfig,
+  ConvDecoder,
+  ConvEncoder,
+  conv2d,
+)
 from tokpress_jax.nn.norms import (
+  GroupNorm,
   LayerNorm,
   RMSNorm,
   l2_normalize,
@@ -33,6 +41,11 @@ __all__ = [
   'Block',
   'BlockConfig',
   'Cache',
+  'Conv',
+  'ConvConfig',
+  'ConvDecoder',
+  'ConvEncoder',
+  'GroupNorm',
   'LayerNorm',
   'LearnedPositions',
   'Mlp',
@@ -42,6 +55,7 @@ __all__ = [
   'StackConfig',
   'block_causal_mask',
   'check_patch',
+  'conv2d',
   'dot_product_attention',
   'grid_positions',
   'l2_normalize',

@@ -82,6 +82,39 @@ class RMSNorm(nn.Module):
     return y.astype(self.dtype)
 
 
+class GroupNorm(nn.Module):
+  """Group norm over the places and the channels of a group.
+
+  Wu & He, "Group Normalization" (arXiv 1803.08494); statistics in float32.
+
+  Attributes:
+    groups: consecutive channels are split into so many.
+    eps: added to the variance.
+    dtype: of the output.
+  """
+
+  groups: int = 32
+  eps: float = 1e-6
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Normalises x [B, ..., C]; each sample by itself."""
+    batch, channels = x.shape[0], x.shape[-1]
+    if channels % self.groups:
+      raise ValueError(
+        f'{channels} channels do not divide into {self.groups} groups'
+      )
+    y = x.astype(jnp.float32)
+    y = y.reshape(batch, -1, self.groups, channels // self.groups)
+    centred = y - jnp.mean(y, axis=(1, 3), keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=(1, 3), keepdims=True)
+    y = (centred * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape)
+    scale = self.param('scale', nn.initializers.ones, (channels,))
+    bias = self.param('bias', nn.initializers.zeros, (channels,))
+    return (y * _wide(scale, y.ndim) + _wide(bias, y.ndim)).astype(self.dtype)
+
+
 def make_norm(
   kind: str, *, eps: float, affine: bool, dtype: Any, name: str | None = None
 ) -> nn.Module:

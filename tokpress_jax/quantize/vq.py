@@ -413,3 +413,12 @@ class VectorQuantizer(nn.Module):
     if self.config.distance == 'cosine':
       codebook = normalize(codebook)
     return jnp.take(codebook, codes[..., 0], axis=0)
+
+  def mix(self, weights: Array) -> Array:
+    """Mixtures of the codes by weights [..., V]: float32 [..., D]."""
+    codebook = self.codebook.astype(jnp.float32)
+    if self.config.distance == 'cosine':
+      codebook = normalize(codebook)
+    return jnp.einsum(
+      '...v,vd->...d', weights, codebook, precision=jax.lax.Precision.HIGHEST
+    )

@@ -19,6 +19,8 @@ from tokpress_jax.tokenizers.multi_scale import (
   MultiScaleTokenizer,
 )
 from tokpress_jax.tokenizers.one_d import OneDConfig, OneDTokenizer
+from tokpress_jax.tokenizers.pyramid import PyramidConfig, PyramidTokenizer
+from tokpress_jax.tokenizers.var import VARTokenizer, VARTokenizerConfig
 
 __all__ = [
   'Fixed',
@@ -28,9 +30,13 @@ __all__ = [
   'OneDTokenizer',
   'Policy',
   'Prefix',
+  'PyramidConfig',
+  'PyramidTokenizer',
   'Reconstruction',
   'Tokenizer',
   'TokenizerConfig',
+  'VARTokenizer',
+  'VARTokenizerConfig',
   'legal_length',
   'prefix_mask',
   'round_down',

@@ -1,0 +1,302 @@
+"""Convolutional encoder and decoder of the VQGAN family.
+
+Residual blocks at every level, self-attention at the lowest one and in the
+middle (Esser et al., "Taming Transformers", arXiv 2012.09841; Rombach et al.,
+"Latent Diffusion", arXiv 2112.10752). The two carry VAR's released weights.
+
+Dimension letters: B batch, H rows, W columns, C channels, K kernel side, N = H
+W places.
+
+Traps of the released networks: a halving pads one row below and one column to
+the right, not evenly; the decoder has one residual block more at each level
+than the encoder; levels are numbered from the highest resolution in both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tokpress_jax.nn import norms
+from tokpress_jax.nn.attention import dot_product_attention
+
+Array = jax.Array
+
+
+def conv2d(
+  x: Array,
+  kernel: Array,
+  *,
+  stride: int = 1,
+  padding: tuple[tuple[int, int], tuple[int, int]] | None = None,
+) -> Array:
+  """A two-dimensional convolution (cross-correlation, as everywhere).
+
+  Args:
+    x: [B, H, W, C].
+    kernel: [K, K, C, C'].
+    stride: of the output.
+    padding: zeros (above, below), (left, right); K // 2 each if None.
+
+  Returns:
+    [B, H', W', C'] in x's dtype.
+  """
+  if padding is None:
+    half = kernel.shape[0] // 2
+    padding = ((half, half), (half, half))
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    padding,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    precision=jax.lax.Precision.HIGHEST,
+  )
+
+
+class Conv(nn.Module):
+  """`conv2d` with its kernel and bias.
+
+  Attributes:
+    features: C'.
+    kernel: K.
+    stride: of the output.
+    padding: see `conv2d`.
+    dtype: of the arithmetic.
+  """
+
+  features: int
+  kernel: int = 3
+  stride: int = 1
+  padding: tuple[tuple[int, int], tuple[int, int]] | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps [B, H, W, C] to [B, H', W', C']."""
+    shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+    init = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+    kernel = self.param('kernel', init, shape).astype(self.dtype)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    y = conv2d(
+      x.astype(self.dtype), kernel, stride=self.stride, padding=self.padding
+    )
+    return y + bias.astype(self.dtype)[None, None, None]
+
+
+def upsample(x: Array) -> Array:
+  """Doubles both sides of x [B, H, W, C] by repetition."""
+  batch, height, width, channels = x.shape
+  shape = (batch, height, 2, width, 2, channels)
+  wide = jnp.broadcast_to(x[:, :, None, :, None], shape)
+  return wide.reshape(batch, 2 * height, 2 * width, channels)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvConfig:
+  """A convolutional encoder or decoder.
+
+  Attributes:
+    width: channels at the highest resolution.
+    multipliers: channels of each level over the width, from the highest
+      resolution; each level halves the sides of the one before.
+    blocks: residual blocks of a level.
+    attention: self-attention after each block of the lowest level, and in the
+      middle.
+    groups: of the group norms.
+  """
+
+  width: int = 128
+  multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+  blocks: int = 2
+  attention: bool = True
+  groups: int = 32
+
+  def __post_init__(self):
+    wrong = [c for c in self.channels if c < 1 or c % self.groups]
+    if wrong or not self.channels:
+      raise ValueError(
+        f'{self.groups} groups do not divide the channels {self.channels} of '
+        'the levels (width times each multiplier); change width or groups'
+      )
+
+  @property
+  def channels(self) -> tuple[int, ...]:
+    """Channels of each level, from the highest resolution."""
+    return tuple(self.width * m for m in self.multipliers)
+
+  @property
+  def factor(self) -> int:
+    """How many times smaller the lowest level's sides are."""
+    return 2 ** (len(self.multipliers) - 1)
+
+
+class ResBlock(nn.Module):
+  """Norm, SiLU, 3x3 twice; a 1x1 shortcut where the channels change."""
+
+  features: int
+  groups: int = 32
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps [B, H, W, C] to [B, H, W, C']."""
+    norm = lambda name: norms.GroupNorm(
+      self.groups, dtype=self.dtype, name=name
+    )
+    conv = lambda kernel, name: Conv(
+      self.features, kernel, dtype=self.dtype, name=name
+    )
+    y = conv(3, 'conv1')(nn.silu(norm('norm1')(x)))
+    y = conv(3, 'conv2')(nn.silu(norm('norm2')(y)))
+    if x.shape[-1] != self.features:
+      x = conv(1, 'shortcut')(x)
+    return x + y
+
+
+class SpatialAttention(nn.Module):
+  """One head of self-attention over all places, with a residual."""
+
+  groups: int = 32
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps [B, H, W, C] to the same shape."""
+    batch, height, width, channels = x.shape
+    y = norms.GroupNorm(self.groups, dtype=self.dtype, name='norm')(x)
+    y = y.reshape(batch, 1, height * width, channels)  # one head
+    dense = lambda n, name: nn.Dense(n, dtype=self.dtype, name=name)
+    q, k, v = jnp.split(dense(3 * channels, 'qkv')(y), 3, axis=-1)
+    y = dense(channels, 'proj')(dot_product_attention(q, k, v))
+    return x + y.reshape(x.shape)
+
+
+class Middle(nn.Module):
+  """Two residual blocks with attention between them."""
+
+  config: ConvConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps [B, H, W, C] to the same shape."""
+    c = self.config
+    block = lambda name: ResBlock(
+      c.channels[-1], c.groups, dtype=self.dtype, name=name
+    )
+    x = block('block_0')(x)
+    if c.attention:
+      x = SpatialAttention(c.groups, dtype=self.dtype, name='attn')(x)
+    return block('block_1')(x)
+
+
+class Level(nn.Module):
+  """The residual blocks of one resolution, then a change of resolution.
+
+  Attributes:
+    config: of the whole network.
+    level: which, 0 is the highest resolution.
+    change: 'down', 'up' or None.
+    dtype: of the arithmetic.
+  """
+
+  config: ConvConfig
+  level: int
+  change: str | None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps [B, H, W, C] to [B, H', W', C']."""
+    c = self.config
+    features = c.channels[self.level]
+    lowest = self.level == len(c.channels) - 1
+    for i in range(c.blocks):
+      x = ResBlock(features, c.groups, dtype=self.dtype, name=f'block_{i}')(x)
+      if lowest and c.attention:
+        attend = SpatialAttention(c.groups, dtype=self.dtype, name=f'attn_{i}')
+        x = attend(x)
+    if self.change == 'up':
+      x = Conv(features, dtype=self.dtype, name='up')(upsample(x))
+    elif self.change == 'down':
+      below_right = ((0, 1), (0, 1))
+      x = Conv(
+        features, stride=2, padding=below_right, dtype=self.dtype, name='down'
+      )(x)
+    return x
+
+
+class ConvEncoder(nn.Module):
+  """Images to a map of features.
+
+  Attributes:
+    config: of the network.
+    features: of the map.
+    dtype: of the arithmetic; norms are float32 inside.
+  """
+
+  config: ConvConfig
+  features: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps [B, H, W, C] to [B, H / f, W / f, features], f = config.factor."""
+    c = self.config
+    last = len(c.channels) - 1
+    x = Conv(c.width, dtype=self.dtype, name='conv_in')(x)
+    for i in range(len(c.channels)):
+      change = 'down' if i < last else None
+      x = Level(c, i, change, dtype=self.dtype, name=f'level_{i}')(x)
+    x = Middle(c, dtype=self.dtype, name='mid')(x)
+    x = norms.GroupNorm(c.groups, dtype=self.dtype, name='norm_out')(x)
+    return Conv(self.features, dtype=self.dtype, name='conv_out')(nn.silu(x))
+
+
+class ConvDecoder(nn.Module):
+  """A map of features to images.
+
+  `to_pixels(features(x))` is the whole; a loss that needs gradients at the last
+  layer alone calls the two.
+
+  Attributes:
+    config: of the network, its blocks those of the decoder.
+    channels: of the images.
+    dtype: of the arithmetic; norms are float32 inside.
+  """
+
+  config: ConvConfig
+  channels: int = 3
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    """Makes the parts."""
+    c = self.config
+    self.conv_in = Conv(c.channels[-1], dtype=self.dtype)
+    self.mid = Middle(c, dtype=self.dtype)
+    self.level = [
+      Level(c, i, 'up' if i else None, dtype=self.dtype, name=f'level_{i}')
+      for i in range(len(c.channels))
+    ]
+    self.norm_out = norms.GroupNorm(c.groups, dtype=self.dtype)
+    self.conv_out = Conv(self.channels, dtype=self.dtype)
+
+  def features(self, x: Array) -> Array:
+    """All but the last convolution: [B, h, w, C] to [B, H, W, width]."""
+    x = self.mid(self.conv_in(x))
+    for level in reversed(self.level):
+      x = level(x)
+    return nn.silu(self.norm_out(x))
+
+  def to_pixels(self, x: Array) -> Array:
+    """The last convolution: [B, H, W, width] to [B, H, W, channels]."""
+    return self.conv_out(x)
+
+  def __call__(self, x: Array) -> Array:
+    """Maps [B, h, w, C] to [B, f h, f w, channels], f = config.factor."""
+    return self.to_pixels(self.features(x))

@@ -1,0 +1,134 @@
+"""A pyramid of token maps per image, coarse to fine: what its methods share.
+
+The bottleneck is VAR's multi-scale residual quantiser (Tian et al., arXiv
+2404.02905). Legal lengths are the scales' ends: with random scale drop in
+training every prefix of scales decodes. A method adds an encoder to a map and a
+decoder of the summed map.
+
+Dimension letters: B batch, h rows and columns of the finest map, C code
+features, L tokens of all scales, l tokens of one scale, S scales.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from tokpress_jax import quantize
+from tokpress_jax.tokenizers import base
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PyramidConfig(base.TokenizerConfig):
+  """What every multi-scale tokenizer's config has.
+
+  Attributes:
+    quantizer: the bottleneck; its last scale is the encoder's map.
+  """
+
+  quantizer: quantize.MultiScaleVQConfig = quantize.MultiScaleVQConfig(
+    vq=quantize.VQConfig(codebook_size=4096, dim=32)
+  )
+
+  def __post_init__(self):
+    super().__post_init__()
+    last = self.quantizer.grids[-1]
+    if last != (self.grid, self.grid):
+      raise ValueError(
+        f'the last scale must be the patch grid, {self.grid} x {self.grid} '
+        f'(image_size / patch), got {last[0]} x {last[1]}; end '
+        'quantizer.scales with it'
+      )
+
+  @property
+  def boundaries(self) -> tuple[int, ...]:
+    """The scales' ends."""
+    return self.quantizer.boundaries
+
+  @property
+  def scales(self) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of each scale."""
+    return self.quantizer.grids
+
+  @property
+  def latent_dim(self) -> int:
+    """C, features of the summed map."""
+    return self.quantizer.dim
+
+
+class PyramidTokenizer(base.Tokenizer):
+  """Base of the multi-scale tokenizers.
+
+  A subclass sets up `self.quantizer` and writes `latents` (images to a map) and
+  `decode_map` (a summed map to images).
+  """
+
+  config: PyramidConfig
+
+  @property
+  def scales(self) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of each scale."""
+    return self.config.scales
+
+  @property
+  def latent_dim(self) -> int:
+    """C, features of the summed map."""
+    return self.config.latent_dim
+
+  def decode_map(self, total: Array) -> Array:
+    """Decodes a summed map [B, h, h, C] to images [B, H, W, .], unclipped."""
+    raise NotImplementedError
+
+  def quantize(
+    self, latents: Array, length: Array, mask: Array | None = None
+  ) -> quantize.Quantized:
+    """Quantises maps [B, h, h, C] up to the scales within the length."""
+    return self.quantizer(latents, mask=mask, keep=self._kept_scales(length))
+
+  def render(self, codes: Array, length: Array) -> Array:
+    """Decodes the scales of codes [B, L, 1] within the length [B]."""
+    c = self.config
+    keep = self._kept_scales(length)
+    total = jnp.zeros((codes.shape[0], *c.scales[-1], c.latent_dim))
+    start = 0
+    for k, stop in enumerate(c.boundaries):
+      more, _ = self.quantizer.accumulate(total, codes[:, start:stop], k)
+      total = jnp.where((k < keep)[:, None, None, None], more, total)
+      start = stop
+    return self.decode_map(total)
+
+  def reconstruct(
+    self, images: Array, length: Array, *, mask: Array | None = None
+  ) -> base.Reconstruction:
+    """See `Tokenizer.reconstruct`."""
+    self.check_images(images)
+    quantized = self.quantize(self.latents(images), length, mask)
+    painted = self.decode_map(quantized.embeddings)
+    return base.Reconstruction(images=painted, quantized=quantized)
+
+  def next_inputs(self, codes: Array) -> Array:
+    """See `MultiScaleVQ.next_inputs`."""
+    return self.quantizer.next_inputs(codes)
+
+  def lookup(self, codes: Array) -> Array:
+    """The codebook's vectors of codes int32 [B, l, 1]: float32 [B, l, C]."""
+    return self.quantizer.vq.lookup(codes)
+
+  def mix(self, weights: Array) -> Array:
+    """Mixtures of the codebook's vectors: [B, l, V] to float32 [B, l, C]."""
+    return self.quantizer.vq.mix(weights)
+
+  def accumulate(
+    self, total: Array, embeddings: Array, scale: int
+  ) -> tuple[Array, Array | None]:
+    """See `MultiScaleVQ.accumulate_embeddings`."""
+    return self.quantizer.accumulate_embeddings(total, embeddings, scale)
+
+  def _kept_scales(self, length: Array) -> Array:
+    """How many scales end within the length, int32 [B]."""
+    ends = jnp.asarray(self.boundaries, jnp.int32)
+    return jnp.sum(ends[None] <= length[:, None], axis=1)
