@@ -91,7 +91,9 @@ def build(name):
     case 'VAR':
       return causal(order.blocks(tuple(s * s for s in VAR_SIDES)))
     case 'MVAR':
-      return visibility.windowed_blocks(VAR_SIDES, (None,) * 8 + (7, 7))
+      return visibility.windowed_blocks(
+        tuple((s, s) for s in VAR_SIDES), (None,) * 8 + (7, 7)
+      )
     case 'xAR':
       cells = order.cells((16, 16), (8, 8))
       slots = cells.permutation
@@ -194,4 +196,4 @@ def test_window_refuses_what_does_not_fit():
   with pytest.raises(ValueError, match='odd kernel of at most 5'):
     visibility.window((5, 6), 7)
   with pytest.raises(ValueError, match='as many kernels'):
-    visibility.windowed_blocks((1, 2), (None,))
+    visibility.windowed_blocks(((1, 1), (2, 2)), (None,))

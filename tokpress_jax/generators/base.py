@@ -120,6 +120,20 @@ class GeneratorConfig:
 
 
 @struct.dataclass
+class Drawn:
+  """What a generator's `sample_codes` gives.
+
+  Attributes:
+    codes: int32 [B, n].
+    totals: of a scale-wise generator, the tokenizer's summed map [B, h, w, C]
+      after each scale; () of the others, whose codes say it all.
+  """
+
+  codes: Array
+  totals: tuple[Array, ...] = ()
+
+
+@struct.dataclass
 class Sampled:
   """What sampling gives.
 
@@ -183,6 +197,11 @@ def sample(
     config.check_tokenizer(generator.tokenizer)
   if show and generator.tokenizer is None:
     raise errors.UserError('show needs a generator with its tokenizer')
+  if sampler.smooth and not hasattr(config, 'scales'):
+    raise errors.UserError(
+      'smooth mixes the codes of a scale before they are summed; this is a '
+      f'{type(config).__name__}, only scale-wise generators sum codes'
+    )
   bounds = config.boundaries
   if num_tokens is None:
     num_tokens = bounds[-1]
@@ -218,7 +237,7 @@ def _sample(
   show: tuple[int, ...],
 ) -> Sampled:
   tokenizer = generator.tokenizer
-  codes = generator.sample_codes(
+  drawn = generator.sample_codes(
     labels,
     rng=rng,
     sampler=sampler,
@@ -228,16 +247,39 @@ def _sample(
   )
   full = jnp.full(labels.shape, num_tokens, jnp.int32)
   length = full if length is None else jnp.clip(length, 1, num_tokens)
-  codes = jnp.where(lengths_lib.prefix_mask(length, num_tokens), codes, 0)
-  codes = codes[..., None]
+  kept = lengths_lib.prefix_mask(length, num_tokens)
+  codes = jnp.where(kept, drawn.codes, 0)[..., None]
   images, previews = None, ()
   if tokenizer is not None:
-    missing = generator.module.config.num_tokens - num_tokens
-    padded = jnp.pad(codes, ((0, 0), (0, missing), (0, 0)))
-    decode = lambda n: tokenizer.decode_codes(padded, length=n)
-    images = decode(length)
-    previews = tuple(decode(jnp.minimum(length, n)) for n in show)
+    paint = lambda n: _paint(tokenizer, drawn, codes, n)
+    images = paint(length)
+    previews = tuple(paint(jnp.minimum(length, n)) for n in show)
   return Sampled(codes=codes, length=length, images=images, previews=previews)
+
+
+def _paint(
+  tokenizer: types.Loaded, drawn: Drawn, codes: Array, length: Array
+) -> Array:
+  """Decodes the first `length` [B] of codes [B, n, 1], or their summed map."""
+  if drawn.totals:
+    ends = jnp.asarray(tokenizer.boundaries[: len(drawn.totals)])
+    last = jnp.searchsorted(ends, length, side='right') - 1
+    totals = jnp.stack(drawn.totals, axis=1)  # [B, S, h, w, C]
+    index = jnp.maximum(last, 0)[:, None, None, None, None]
+    total = jnp.take_along_axis(totals, index, axis=1)[:, 0]
+    return tokenizer.decode_total(total)
+  missing = tokenizer.num_tokens - codes.shape[1]
+  padded = jnp.pad(codes, ((0, 0), (0, missing), (0, 0)))
+  return tokenizer.decode_codes(padded, length=length)
+
+
+def is_forced(forced: Array | None, drawn: Array, start: int | Array) -> Array:
+  """Which of the codes of slots start ... are forced; see `forced_codes`."""
+  if forced is None:
+    return jnp.zeros(drawn.shape, bool)
+  return (
+    jax.lax.dynamic_slice_in_dim(forced, start, drawn.shape[1], axis=1) >= 0
+  )
 
 
 def forced_codes(

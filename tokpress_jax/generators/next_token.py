@@ -179,7 +179,7 @@ class NextTokenGenerator(linen.Module):
     tokenizer: Any = None,
     num_tokens: int | None = None,
     forced: Array | None = None,
-  ) -> Array:
+  ) -> base.Drawn:
     """Draws codes; see `base.sample`.
 
     Args:
@@ -191,7 +191,7 @@ class NextTokenGenerator(linen.Module):
       forced: int32 [B, N] codes to keep, -1 where one is to be drawn.
 
     Returns:
-      int32 [B, num_tokens].
+      Codes [B, num_tokens].
     """
     del tokenizer
     c = self.config
@@ -221,7 +221,7 @@ class NextTokenGenerator(linen.Module):
 
     loop = loops.BlockLoop(sizes=(1,) * steps, unroll=False)
     _, _, codes = loop(step, start, cache)  # [steps, B, 1]
-    return codes[..., 0].T
+    return base.Drawn(codes=codes[..., 0].T)
 
   def _run(self, x: Array, index: Array, **kwargs: Any) -> tuple[Array, Any]:
     """Adds the positions `index` [T] to x [B, T, D] and runs the stack."""

@@ -41,6 +41,8 @@ class Sampler:
     guidance: scale of classifier-free guidance, in the words of the schedule's
       paper; None runs without an unconditional half.
     schedule: of the guidance over the steps, a name in `SCHEDULES`.
+    smooth: a scale-wise generator goes on from a soft mixture of codes instead
+      of the code drawn (VAR's "more smooth"; for pictures, not for scores).
   """
 
   temperature: float = 1.0
@@ -48,6 +50,7 @@ class Sampler:
   top_p: float | None = None
   guidance: float | None = None
   schedule: str = struct.field(pytree_node=False, default='linear')
+  smooth: bool = struct.field(pytree_node=False, default=False)
 
   def __post_init__(self):
     for name in ('temperature', 'guidance'):
@@ -97,6 +100,24 @@ class Sampler:
     return jnp.argmax(kept + self.temperature * noise, axis=-1).astype(
       jnp.int32
     )
+
+  def mixture(self, logits: Array, noise: Array, ratio: float) -> Array:
+    """Weights of the kept codes in a smooth sample (VAR's demo).
+
+    softmax(((1 + r) logits + noise) / tau), tau = max(0.27 (1 - 0.95 r), 0.005)
+    at the share r of scales done, over what top_k and top_p keep.
+
+    Args:
+      logits: [..., V], guided already.
+      noise: [..., V] standard Gumbel noise, other than that of `draw`.
+      ratio: r, from 0 at the first scale to 1 at the last.
+
+    Returns:
+      float32 [..., V], sum 1.
+    """
+    kept = self.filter(logits.astype(jnp.float32))
+    tau = max(0.27 * (1 - 0.95 * ratio), 0.005)
+    return jax.nn.softmax((kept * (1 + ratio) + noise) / tau, axis=-1)
 
   def filter(self, logits: Array) -> Array:
     """Sets the logits [..., V] that top_k and top_p drop to -inf."""

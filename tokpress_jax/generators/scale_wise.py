@@ -1,12 +1,15 @@
-"""Scale-wise generator: all tokens of a scale at once, coarse to fine.
+"""Scale-wise generators: all tokens of a scale at once, coarse to fine.
 
-VAR (Tian et al., "Visual Autoregressive Modeling", arXiv 2404.02905), composed
-of parts:
+VAR (Tian et al., "Visual Autoregressive Modeling", arXiv 2404.02905) and MVAR
+(Zhang et al., "MVAR: Visual Autoregressive Modeling with Scale and Spatial
+Markovian Conditioning", arXiv 2505.12742), which have the same parameters and
+differ in who attends to whom:
 
   order       `blocks` of the scales
-  visibility  `causal_blocks` in training, an exact cache in sampling
+  visibility  VAR: `causal_blocks` in training, an exact cache in sampling;
+              MVAR: `windowed_blocks`, and no cache
   inputs      the tokenizer's up-sampled sum, a class token at the start
-  commit      `append`
+  commit      VAR: `append`; MVAR: `nothing`
   head        categorical, modulated by the class
 
 Dimension letters: B batch, L tokens of all scales, n tokens of one scale, S
@@ -22,10 +25,12 @@ from typing import Any, Literal
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tokpress_jax import errors, nn
 from tokpress_jax.generators import (
   base,
+  commit,
   condition,
   heads,
   inputs,
@@ -49,6 +54,10 @@ class ScaleWiseConfig(base.GeneratorConfig):
     modulation: 'block': adaLN parameters in each block; 'shared': one linear
       layer for all, with an offset in each block (VAR-d36).
     gate_init: size of the blocks' gates at the start, relative to a usual draw.
+    sees: 'earlier': a scale attends to itself and all before (VAR); 'own': to
+      itself, and knows the past through its inputs alone (MVAR).
+    kernels: with 'own', side of each scale's neighbourhood of keys, None for
+      the whole scale; () for whole scales throughout. MVAR's last two have 7.
   """
 
   scales: tuple[int | tuple[int, int], ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
@@ -56,16 +65,56 @@ class ScaleWiseConfig(base.GeneratorConfig):
   qk_norm: Literal['l2'] | None = 'l2'
   modulation: Literal['block', 'shared'] = 'block'
   gate_init: float = 1e-3
+  sees: Literal['earlier', 'own'] = 'earlier'
+  kernels: tuple[int | None, ...] = ()
 
   def __post_init__(self):
     if not self.scales:
       raise errors.UserError('scales is empty; give at least one, as (1, 2, 4)')
+    if self.kernels and self.sees == 'earlier':
+      raise errors.UserError(
+        f"kernels={self.kernels} needs sees='own': a neighbourhood is within "
+        'one scale'
+      )
+    if self.kernels and len(self.kernels) != len(self.scales):
+      raise errors.UserError(
+        f'{len(self.scales)} scales need as many kernels (None for a whole '
+        f'scale), got {len(self.kernels)}'
+      )
+    for grid, kernel in zip(self.grids, self.kernels, strict=False):
+      if kernel is not None:
+        visibility.window(grid, kernel)  # raises if it does not fit
+
+  @property
+  def grids(self) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of each scale."""
+    return tuple((s, s) if isinstance(s, int) else s for s in self.scales)
 
   @property
   def sizes(self) -> tuple[int, ...]:
     """Tokens of each scale."""
-    return tuple(
-      s * s if isinstance(s, int) else s[0] * s[1] for s in self.scales
+    return tuple(h * w for h, w in self.grids)
+
+  @property
+  def passes(self) -> tuple[tuple[int, int], ...]:
+    """Scales [first, last) of each training pass.
+
+    One for all, except that scales with a neighbourhood have their own (MVAR,
+    section 3.3): no attention matrix then spans scales that do not see each
+    other.
+    """
+    windows = [k for k, side in enumerate(self.kernels) if side is not None]
+    whole = min(windows, default=len(self.scales))
+    alone = tuple((k, k + 1) for k in range(whole, len(self.scales)))
+    return (((0, whole),) if whole else ()) + alone
+
+  def mask(self, first: int, last: int) -> np.ndarray:
+    """Who attends to whom in scales [first, last), bool [T, T]."""
+    if self.sees == 'earlier':
+      return visibility.causal_blocks(orders.blocks(self.sizes[:last]).rank)
+    kernels = self.kernels or (None,) * len(self.scales)
+    return visibility.windowed_blocks(
+      self.grids[first:last], kernels[first:last]
     )
 
   @property
@@ -93,10 +142,9 @@ class ScaleWiseConfig(base.GeneratorConfig):
   def check_tokenizer(self, tokenizer: Any) -> None:
     """See `GeneratorConfig`; grids and code features are compared too."""
     super().check_tokenizer(tokenizer)
-    grids = tuple((s, s) if isinstance(s, int) else s for s in self.scales)
-    if tuple(tokenizer.scales) != grids:
+    if tuple(tokenizer.scales) != self.grids:
       raise errors.UserError(
-        f'the generator has scales {grids}, its tokenizer '
+        f'the generator has scales {self.grids}, its tokenizer '
         f'{tuple(tokenizer.scales)}'
       )
     if tokenizer.latent_dim != self.latent_dim:
@@ -117,7 +165,7 @@ class ScaleWiseConfig(base.GeneratorConfig):
       self,
       codebook_size=tokenizer.codebook_size,
       scales=tuple(tokenizer.scales),
-      latent_dim=tokenizer.quantizer.dim,
+      latent_dim=tokenizer.latent_dim,
     )
 
   def train_inputs(self, codes: Array, tokenizer: base.Tokenizing) -> Array:
@@ -166,28 +214,47 @@ class ScaleWiseGenerator(linen.Module):
     )
 
   def __call__(
-    self, next_inputs: Array, labels: Array, *, deterministic: bool = True
+    self,
+    next_inputs: Array,
+    labels: Array,
+    *,
+    scales: tuple[int, int] | None = None,
+    deterministic: bool = True,
   ) -> Array:
-    """The training pass: all scales at once, teacher-forced.
+    """The training pass: many scales at once, teacher-forced.
 
     Args:
       next_inputs: [B, L - n_1, C], the tokenizer's `next_inputs` of the codes.
       labels: int [B] in 0 ... K; K is no class.
+      scales: [first, last) to predict, one of `config.passes`; all in one pass
+        if None. A pass that starts later needs `sees='own'`.
       deterministic: if False, labels and branches are dropped with the rng
         'dropout'.
 
     Returns:
-      float32 logits [B, L, V].
+      float32 logits [B, T, V] of the T tokens of those scales.
     """
     c = self.config
-    order = orders.blocks(c.sizes)
+    first, last = scales or (0, len(c.sizes))
+    if first and c.sees == 'earlier':
+      raise errors.UserError(
+        f'scales {(first, last)} attend to earlier ones, so a pass must start '
+        "with the first; only sees='own' trains scales apart"
+      )
+    start, end = c.boundaries[first] - c.sizes[first], c.boundaries[last - 1]
     cond = self.class_embed(labels, deterministic=deterministic)
-    x = self.latent_embed(next_inputs.astype(self.dtype))
-    x = inputs.started(self._start(cond), x)
-    x = x + (self.positions() + self.levels(order.rank))[None]
-    mask = jnp.asarray(visibility.causal_blocks(order.rank))[None, None]
+    skip = c.sizes[0]
+    latents = next_inputs[:, max(start - skip, 0) : end - skip]
+    x = self.latent_embed(latents.astype(self.dtype))
+    if not first:
+      x = inputs.started(self._start(cond), x)
+    level = orders.blocks(c.sizes).rank[start:end]
+    x = x + (self.positions(slice(start, end)) + self.levels(level))[None]
     x, _ = self.stack(
-      x, cond=self._modulation(cond), mask=mask, deterministic=deterministic
+      x,
+      cond=self._modulation(cond),
+      mask=jnp.asarray(c.mask(first, last))[None, None],
+      deterministic=deterministic,
     )
     return self.head(x, cond)
 
@@ -200,20 +267,20 @@ class ScaleWiseGenerator(linen.Module):
     tokenizer: Any,
     num_tokens: int | None = None,
     forced: Array | None = None,
-  ) -> Array:
+  ) -> base.Drawn:
     """Draws the codes of the first scales; see `base.sample`.
 
     Args:
       labels: int [B].
       rng: a typed key.
       sampler: how codes are drawn; its guidance rises over all S scales.
-      tokenizer: `Loaded`, or anything with `accumulate`, `scales` and
-        `latent_dim`.
+      tokenizer: `Loaded`, or anything with `lookup`, `mix`, `accumulate`,
+        `scales` and `latent_dim`.
       num_tokens: a scale's end; all scales if None.
       forced: int32 [B, L] codes to keep, -1 where one is to be drawn.
 
     Returns:
-      int32 [B, num_tokens].
+      Codes [B, num_tokens], and the summed map after each scale.
     """
     c = self.config
     batch = labels.shape[0]
@@ -224,10 +291,16 @@ class ScaleWiseGenerator(linen.Module):
     cond = self.class_embed(labels)
     modulation = self._modulation(cond)
     capacity = c.boundaries[num_scales - 1]
-    cache = self.stack.empty_cache(labels.shape[0], capacity)
-    noise = sampling.token_gumbel(
+    cached = c.sees == 'earlier'
+    cache = None
+    if cached:
+      cache = self.stack.empty_cache(labels.shape[0], capacity)
+    draw_noise = lambda rng: sampling.token_gumbel(
       rng, batch, jnp.arange(capacity), c.codebook_size
     )
+    noise = draw_noise(rng)
+    if sampler.smooth:
+      mixing_noise = draw_noise(jax.random.fold_in(rng, 1))
     total = jnp.zeros((batch, *tokenizer.scales[-1], tokenizer.latent_dim))
 
     def step(state, cache, block):
@@ -241,9 +314,11 @@ class ScaleWiseGenerator(linen.Module):
       place = self.positions(slice(block.start, end)) + self.levels(
         slice(k, k + 1)
       )
+      window = bool(c.kernels) and c.kernels[k] is not None
       x, cache = self.stack(
         x + place[None],
         cond=modulation,
+        mask=jnp.asarray(c.mask(k, k + 1))[None, None] if window else None,
         cache=cache,
         start=block.start,
         visible=end,
@@ -252,14 +327,27 @@ class ScaleWiseGenerator(linen.Module):
       if guidance is not None:
         with_class, without = jnp.split(logits, 2)
         logits = sampling.guide(with_class, without, guidance[k])
-      codes = sampler.draw(logits, noise[:, block.start : end])
+      here = slice(block.start, end)
+      codes = sampler.draw(logits, noise[:, here])
       codes = base.forced_codes(forced, codes, block.start)
-      state = tokenizer.accumulate(total, codes[..., None], k)
-      return state, cache, codes
+      embeddings = tokenizer.lookup(codes[..., None])
+      if sampler.smooth:
+        ratio = k / max(len(c.sizes) - 1, 1)
+        weights = sampler.mixture(logits, mixing_noise[:, here], ratio)
+        kept = base.is_forced(forced, codes, block.start)
+        embeddings = jnp.where(
+          kept[..., None], embeddings, tokenizer.mix(weights)
+        )
+      state = tokenizer.accumulate(total, embeddings, k)
+      return state, cache, (codes, state[0])
 
-    loop = loops.BlockLoop(sizes=c.sizes[:num_scales])
-    _, _, codes = loop(step, (total, None), cache)
-    return jnp.concatenate(codes, axis=1)
+    loop = loops.BlockLoop(
+      sizes=c.sizes[:num_scales],
+      commit=commit.append if cached else commit.nothing,
+    )
+    _, _, drawn = loop(step, (total, None), cache)
+    codes, totals = zip(*drawn, strict=True)
+    return base.Drawn(codes=jnp.concatenate(codes, axis=1), totals=totals)
 
   def _start(self, cond: Array) -> Array:
     """Inputs of the first scale, [B, n_1, D]."""

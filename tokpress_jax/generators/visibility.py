@@ -99,29 +99,29 @@ def window(grid: tuple[int, int], kernel: int) -> np.ndarray:
 
 
 def windowed_blocks(
-  sides: tuple[int, ...], kernels: tuple[int | None, ...]
+  grids: tuple[tuple[int, int], ...], kernels: tuple[int | None, ...]
 ) -> np.ndarray:
   """Own scale, in a neighbourhood where one is given (MVAR's last scales).
 
   Args:
-    sides: side of each square scale.
+    grids: rows and columns of each scale.
     kernels: side of each scale's neighbourhood; None for the whole scale.
 
   Returns:
-    bool [N, N] with N the sum of the squares.
+    bool [N, N] with N the tokens of all scales.
 
   Raises:
     ValueError: if the lengths differ, or see `window`.
   """
-  if len(sides) != len(kernels):
+  if len(grids) != len(kernels):
     raise ValueError(
-      f'{len(sides)} scales need as many kernels, got {len(kernels)}'
+      f'{len(grids)} scales need as many kernels, got {len(kernels)}'
     )
-  total = sum(s * s for s in sides)
+  total = sum(h * w for h, w in grids)
   mask, start = np.zeros((total, total), bool), 0
-  for side, kernel in zip(sides, kernels, strict=True):
-    end = start + side * side
-    inside = True if kernel is None else window((side, side), kernel)
+  for (h, w), kernel in zip(grids, kernels, strict=True):
+    end = start + h * w
+    inside = True if kernel is None else window((h, w), kernel)
     mask[start:end, start:end] = inside
     start = end
   return mask

@@ -83,6 +83,10 @@ class PyramidTokenizer(base.Tokenizer):
     """Decodes a summed map [B, h, h, C] to images [B, H, W, .], unclipped."""
     raise NotImplementedError
 
+  def decode_total(self, total: Array) -> Array:
+    """`decode_map`, clipped to [-1, 1]: float32 [B, H, W, .]."""
+    return jnp.clip(self.decode_map(total).astype(jnp.float32), -1.0, 1.0)
+
   def quantize(
     self, latents: Array, length: Array, mask: Array | None = None
   ) -> quantize.Quantized:
