@@ -1,8 +1,9 @@
 """Training a generator on the tokens of a trained tokenizer.
 
-Images are tokenised on the fly, inside the step, by the frozen tokenizer.
+Images are tokenised on the fly, inside the step, by the frozen tokenizer; a
+batch that holds codes, from a cache of tokens, needs no tokenising.
 
-Dimension letters: B batch, N tokens, V codes.
+Dimension letters: B batch, N tokens, Q codes of one token, V codes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tokpress_jax import losses, types
 from tokpress_jax.errors import UserError
@@ -19,6 +21,9 @@ from tokpress_jax.generators import GeneratorConfig
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.train.task import FROZEN, Batch, Program, Task, Variables
 from tokpress_jax.train.tasks.tokenize import TokenizerTask, check_images
+
+# Loss and accuracy of each block are reported if there are no more than these.
+_SHOWN_BLOCKS = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,8 +81,10 @@ class GeneratorTask(Task):
     """Codes [B, N], the generator's inputs, and labels [B]."""
     tokenizer = self.loaded.module
     frozen = variables[FROZEN]
-    images = images_lib.to_float(batch['image'])
-    codes = tokenizer.apply(frozen, images, method='encode').codes
+    codes = batch.get('codes')  # [B, N, Q]
+    if codes is None:
+      images = images_lib.to_float(batch['image'])
+      codes = tokenizer.apply(frozen, images, method='encode').codes
     call = lambda method, *args: tokenizer.apply(frozen, *args, method=method)
     inputs = jax.lax.stop_gradient(self.model.train_inputs(codes, call))
     labels = batch.get('label')
@@ -100,23 +107,38 @@ class GeneratorTask(Task):
       logits, codes, mask=mask, smoothing=self.smoothing
     )
     found = {'accuracy': losses.accuracy(logits, codes, mask=mask)}
+    blocks = _blocks(self.model.boundaries)
+    if len(blocks) > 1:
+      last = mask & blocks[self.model.num_tokens][None]
+      found['loss_last'] = losses.cross_entropy(logits, codes, mask=last)
+      found['accuracy_last'] = losses.accuracy(logits, codes, mask=last)
     return loss, found, {}
 
   def evaluate(
     self, variables: Variables, batch: Batch, rng: jax.Array
   ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Cross entropy (nats per token) and accuracy of the true class."""
+    """Cross entropy (nats per token) and accuracy of the true class.
+
+    Of all tokens, and of each block: `loss_5` is that of the block whose last
+    token is the fifth.
+    """
     del rng
     codes, inputs, labels = self._targets(variables, batch)
     own = {k: v for k, v in variables.items() if k != FROZEN}
     module = self.model.build(dtype=self.dtype)
     logits = cast(jax.Array, module.apply(own, inputs, labels))
-    mask = _token_mask(batch, codes)
-    weight = jnp.sum(mask).astype(jnp.float32)
-    return {
-      'loss': (losses.cross_entropy(logits, codes, mask=mask) * weight, weight),
-      'accuracy': (losses.accuracy(logits, codes, mask=mask) * weight, weight),
-    }
+    whole = _token_mask(batch, codes)
+    masks = {'': whole}
+    for end, block in _blocks(self.model.boundaries).items():
+      masks[f'_{end}'] = whole & block[None]
+    found = {}
+    for name, mask in masks.items():
+      weight = jnp.sum(mask).astype(jnp.float32)
+      loss = losses.cross_entropy(logits, codes, mask=mask)
+      right = losses.accuracy(logits, codes, mask=mask)
+      found[f'loss{name}'] = (loss * weight, weight)
+      found[f'accuracy{name}'] = (right * weight, weight)
+    return found
 
   def export(self, variables: Variables) -> types.Loaded:
     """The generator with its tokenizer."""
@@ -154,3 +176,18 @@ def _token_mask(batch: Batch, codes: jax.Array) -> jax.Array:
   if 'valid' not in batch:
     return jnp.ones(codes.shape, bool)
   return jnp.broadcast_to(batch['valid'][:, None], codes.shape)
+
+
+def _blocks(boundaries: tuple[int, ...]) -> dict[int, np.ndarray]:
+  """Which tokens, bool [N], are in each block, by the block's end.
+
+  Empty if there are too many blocks to report each.
+  """
+  if len(boundaries) > _SHOWN_BLOCKS:
+    return {}
+  slot = np.arange(boundaries[-1])
+  starts = (0, *boundaries[:-1])
+  return {
+    end: (slot >= start) & (slot < end)
+    for start, end in zip(starts, boundaries, strict=True)
+  }
