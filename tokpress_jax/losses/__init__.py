@@ -1,7 +1,39 @@
-"""Losses: pure functions of arrays, float32, with masks."""
+"""Losses: pure functions of arrays, float32, with masks; and their networks."""
 
+from tokpress_jax.losses.adversarial import (
+  Lecam,
+  LogitSums,
+  adaptive_weight,
+  discriminator_loss,
+  generator_loss,
+  logit_sums,
+  with_gradient,
+)
 from tokpress_jax.losses.classification import accuracy, cross_entropy
 from tokpress_jax.losses.decibel import decibel
+from tokpress_jax.losses.discriminator import (
+  PatchDiscriminator,
+  PatchDiscriminatorConfig,
+)
+from tokpress_jax.losses.lpips import LPIPS, load_lpips
 from tokpress_jax.losses.reconstruction import charbonnier, l1, l2
 
-__all__ = ['accuracy', 'charbonnier', 'cross_entropy', 'decibel', 'l1', 'l2']
+__all__ = [
+  'LPIPS',
+  'Lecam',
+  'LogitSums',
+  'PatchDiscriminator',
+  'PatchDiscriminatorConfig',
+  'accuracy',
+  'adaptive_weight',
+  'charbonnier',
+  'cross_entropy',
+  'decibel',
+  'discriminator_loss',
+  'generator_loss',
+  'l1',
+  'l2',
+  'load_lpips',
+  'logit_sums',
+  'with_gradient',
+]
