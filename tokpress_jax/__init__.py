@@ -41,6 +41,7 @@ _PUBLIC = {
   'list_datasets': 'tokpress_jax.data:list_datasets',
   'list_models': 'tokpress_jax.registry:list_models',
   'list_pruners': 'tokpress_jax.registry:list_pruners',
+  'list_released': 'tokpress_jax.released:list_released',
   'load': 'tokpress_jax.io.export:load',
   'load_image': 'tokpress_jax.io.images:load_image',
   'sample': 'tokpress_jax.generators:sample',

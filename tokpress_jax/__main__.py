@@ -20,6 +20,7 @@ _COMMANDS = {
   'reconstruct': 'images through a tokenizer, at several token budgets',
   'prune': 'show which patches of an image a pruner keeps',
   'export': 'write a model directory from a run, or StableHLO from a model',
+  'convert': 'released weights of other code to a file that `load` reads',
   'report': 'measure runs, and show them on one page',
   'data': 'prepare, describe and list data sets',
   'bench': 'time something, beside a peer where there is one',

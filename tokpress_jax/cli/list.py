@@ -1,4 +1,4 @@
-"""`tokpress list [models | pruners | tasks | datasets]`."""
+"""`tokpress list [models | weights | pruners | tasks | datasets]`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Literal
 
 import tyro
 
-from tokpress_jax import registry
+from tokpress_jax import registry, released
 
 _FAMILIES: dict[str, tuple[registry.Family, ...]] = {
   'models': ('tokenizer', 'generator', 'model'),
@@ -24,7 +24,7 @@ class Flags:
   """
 
   what: tyro.conf.Positional[
-    Literal['all', 'models', 'pruners', 'tasks', 'datasets']
+    Literal['all', 'models', 'weights', 'pruners', 'tasks', 'datasets']
   ] = 'all'
 
 
@@ -40,6 +40,12 @@ def main(argv: Sequence[str]) -> None:
         facts = [entry.evidence, entry.licence, entry.paper]
         line = f'  {entry.name:16} {entry.family:10} '
         print(line + '; '.join(f for f in facts if f))
+  if flags.what in ('all', 'weights'):
+    print('weights:')
+    for row in released.list_released():
+      licence = released.KINDS[row.kind].licence
+      where = f'{row.file} of huggingface.co/{row.repository}'
+      print(f'  {row.name:18} {row.kind:10} {licence}; {where}')
   if flags.what in ('all', 'datasets'):
     from tokpress_jax import data
 

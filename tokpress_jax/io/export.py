@@ -5,8 +5,12 @@
   every array, so that weights of another model are noticed
 * `README.md`: a model card
 * `tokenizer/`: of a generator, its tokenizer, a model directory too
+
+Released weights that `tokpress convert` wrote are one safetensors file with
+what `config.json` says in its header.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -18,15 +22,16 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import config as config_lib
-from tokpress_jax import registry, types
+from tokpress_jax import registry, released, types
 from tokpress_jax import workdir as workdir_lib
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import hub, keymap, safetensors
+from tokpress_jax.io import convert, hub, keymap, safetensors
 
 MODEL = 'model.safetensors'
 CONFIG = 'config.json'
 CARD = 'README.md'
 TOKENIZER = 'tokenizer'
+HEADER = 'tokpress'  # the name of a single file's description in its header
 
 _UNSTATED = 'not stated'
 
@@ -66,27 +71,9 @@ def export(
     raise UserError(
       f'{out} exists and is no model directory. Give a new directory.'
     )
-  kind = registry.name_of(type(module.config))
-  model = config_lib.to_json(module.config)
-  if kind is None:
-    raise UserError(
-      f'{type(module.config).__name__} is not in the registry; see '
-      'tokpress_jax/registry.py.'
-    )
   out.mkdir(parents=True, exist_ok=True)
   variables = jax.device_get(variables)
-  body: dict[str, Any] = {
-    'format': 1,
-    'name': name or kind,
-    'family': registry.get(kind).family,
-    'licence': licence or _UNSTATED,
-    'fingerprint': safetensors.fingerprint(variables),
-    'model': model,
-    'arrays': {
-      key: list(leaf.shape)
-      for key, leaf in safetensors.flatten(variables).items()
-    },
-  }
+  body = _describe(module.config, variables, name, licence)
   safetensors.save(out / MODEL, variables, {'name': body['name']})
   (out / CONFIG).write_text(json.dumps(body, indent=2) + '\n')
   (out / CARD).write_text(_card(body, facts or {}, tokenizer is not None))
@@ -99,6 +86,58 @@ def export(
       licence=tokenizer.spec.licence or licence,
     )
   return out
+
+
+def save_file(
+  loaded: types.Loaded,
+  path: str | os.PathLike[str],
+  *,
+  tokenizer: str = '',
+) -> pathlib.Path:
+  """Writes a model as one safetensors file, its config in the header.
+
+  Args:
+    loaded: The model; a tokenizer that it has is not written.
+    path: The file.
+    tokenizer: Of a generator: name or file of its tokenizer, see `load`.
+
+  Returns:
+    The file.
+  """
+  path = pathlib.Path(path).expanduser()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  variables = jax.device_get(loaded.variables)
+  spec = loaded.spec
+  body = _describe(loaded.module.config, variables, spec.name, spec.licence)
+  body['tokenizer'] = tokenizer
+  part = path.with_name(f'.{path.name}.part')
+  safetensors.save(part, variables, {HEADER: json.dumps(body)})
+  part.replace(path)  # An interrupted write leaves no file that looks whole.
+  return path
+
+
+def _describe(
+  config: Any, variables: types.Variables, name: str, licence: str
+) -> dict[str, Any]:
+  """What `config.json`, or the header of a single file, says of a model."""
+  kind = registry.name_of(type(config))
+  if kind is None:
+    raise UserError(
+      f'{type(config).__name__} is not in the registry; see '
+      'tokpress_jax/registry.py.'
+    )
+  return {
+    'format': 1,
+    'name': name or kind,
+    'family': registry.get(kind).family,
+    'licence': licence or _UNSTATED,
+    'fingerprint': safetensors.fingerprint(variables),
+    'model': config_lib.to_json(config),
+    'arrays': {
+      key: list(leaf.shape)
+      for key, leaf in safetensors.flatten(variables).items()
+    },
+  }
 
 
 def export_run(
@@ -138,14 +177,17 @@ def load(
   *,
   dtype: Any = jnp.float32,
   revision: str | None = None,
+  tokenizer: str | os.PathLike[str] | types.Loaded | None = None,
 ) -> types.Loaded:
   """Loads a model; prints the licence of its weights.
 
   Args:
-    name: A model directory, a work directory (its newest valid checkpoint), or
-      'owner/name' on the Hugging Face hub.
+    name: Released weights by name ('var-d16', see `list_released`), a file of
+      `tokpress convert`, a model directory, a work directory (its newest valid
+      checkpoint), or 'owner/name' on the Hugging Face hub.
     dtype: Of the matmuls.
     revision: On the hub.
+    tokenizer: Of a generator, in place of its own: a model or where it is.
 
   Returns:
     Module and variables; a generator with its tokenizer.
@@ -153,14 +195,24 @@ def load(
   Raises:
     UserError: There is no such model, or its files do not belong together.
   """
-  path = hub.resolve(name, revision=revision)
+  if os.fspath(name) in released.RELEASED and not pathlib.Path(name).exists():
+    path = convert.fetch(os.fspath(name))
+  else:
+    path = hub.resolve(name, revision=revision)
   if workdir_lib.is_workdir(path):
-    return _from_run(path, None, dtype)[2]
-  loaded = _read(path, dtype)
-  print(
-    f'{loaded.spec.name} ({loaded.spec.family}) from {os.fspath(name)}; '
-    f'licence of the weights: {loaded.spec.licence}'
-  )
+    loaded = _from_run(path, None, dtype)[2]
+  else:
+    loaded = _read(path, dtype, own_tokenizer=tokenizer is None)
+    print(
+      f'{loaded.spec.name} ({loaded.spec.family}) from {os.fspath(name)}; '
+      f'licence of the weights: {loaded.spec.licence}'
+    )
+  if tokenizer is not None:
+    if not isinstance(tokenizer, types.Loaded):
+      tokenizer = load(tokenizer, dtype=dtype)
+    loaded = dataclasses.replace(loaded, tokenizer=tokenizer)
+  if loaded.tokenizer is not None:
+    loaded.module.config.check_tokenizer(loaded.tokenizer)
   return loaded
 
 
@@ -180,32 +232,43 @@ def load_variables(name: str | os.PathLike[str]) -> types.Variables:
   return _read(path, jnp.float32).variables
 
 
-def _read(path: pathlib.Path, dtype: Any) -> types.Loaded:
-  """Reads a model directory and checks that its files belong together."""
-  if not (path / CONFIG).is_file() or not (path / MODEL).is_file():
-    raise UserError(
-      f'{path} is neither a model directory ({CONFIG} and {MODEL}) nor a work '
-      'directory. `tokpress export RUN DIR` makes one from a run.'
-    )
+def _read(
+  path: pathlib.Path, dtype: Any, *, own_tokenizer: bool = True
+) -> types.Loaded:
+  """Reads a model and checks that its files belong together."""
+  if path.is_file():
+    weights, where = path, path
+    text = safetensors.metadata(path).get(HEADER)
+    if text is None:
+      raise UserError(
+        f'{path} does not say what model it is of. Official weights are '
+        'converted first: tokpress convert KIND FILE --out FILE.safetensors'
+      )
+  else:
+    weights, where = path / MODEL, path / CONFIG
+    if not where.is_file() or not weights.is_file():
+      raise UserError(
+        f'{path} is neither a model directory ({CONFIG} and {MODEL}) nor a '
+        'work directory. `tokpress export RUN DIR` makes one from a run.'
+      )
+    text = where.read_text()
   try:
-    body = json.loads((path / CONFIG).read_text())
+    body = json.loads(text)
     config = config_lib.from_json(body['model'], object)
     shapes = {k: tuple(s) for k, s in body['arrays'].items()}
   except (ValueError, KeyError, AttributeError) as error:
-    raise UserError(
-      f'{path / CONFIG} does not describe a model: {error}.'
-    ) from error
-  flat = safetensors.load_flat(path / MODEL)
-  _check(os.fspath(path / MODEL), shapes, flat)
+    raise UserError(f'{where} does not describe a model: {error}.') from error
+  flat = safetensors.load_flat(weights)
+  _check(os.fspath(weights), shapes, flat)
   variables = safetensors.unflatten(flat)
   if safetensors.fingerprint(variables) != body.get('fingerprint'):
     raise UserError(
-      f'{path / MODEL} is damaged, or not the file that {CONFIG} beside it was '
-      'written with. Export or download both again.'
+      f'{weights} is damaged, or not the file that its description was written '
+      'with. Export, convert or download it again.'
     )
-  tokenizer = None
-  if (path / TOKENIZER).is_dir():
-    tokenizer = _read(path / TOKENIZER, dtype)
+  found = None
+  if own_tokenizer:
+    found = _read_tokenizer(path, body.get('tokenizer', ''), dtype)
   spec = types.Spec(
     name=body.get('name', ''),
     family=body.get('family', ''),
@@ -217,7 +280,27 @@ def _read(path: pathlib.Path, dtype: Any) -> types.Loaded:
     module=config.build(dtype=dtype),
     variables=jax.tree.map(jnp.asarray, variables),
     spec=spec,
-    tokenizer=tokenizer,
+    tokenizer=found,
+  )
+
+
+def _read_tokenizer(
+  path: pathlib.Path, name: str, dtype: Any
+) -> types.Loaded | None:
+  """The tokenizer of a model, from its directory or by the name in its file."""
+  if (path / TOKENIZER).is_dir():
+    return _read(path / TOKENIZER, dtype)
+  if not name:
+    return None
+  beside = path.parent / f'{name}.safetensors'
+  for place in (beside, path.parent / name, pathlib.Path(name)):
+    if place.exists():
+      return _read(place, dtype)
+  if name in released.RELEASED:
+    return _read(convert.fetch(name), dtype)
+  raise UserError(
+    f'{path} belongs to the tokenizer {name!r}, which is neither beside it nor '
+    'a path nor a released name: give load(..., tokenizer=...)'
   )
 
 

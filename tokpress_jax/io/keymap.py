@@ -184,6 +184,37 @@ def invert(
   return out
 
 
+def require(shapes: Mapping[str, Any], *names: str) -> None:
+  """Raises `UserError` unless a checkpoint has these tensors.
+
+  Args:
+    shapes: Released name -> anything.
+    *names: Those without which its model cannot be told.
+  """
+  lost = [name for name in names if name not in shapes]
+  if lost:
+    some = ', '.join([*list(shapes)[:6], '...'][: len(shapes)])
+    raise UserError(
+      f'The checkpoint is of another kind of model: it lacks '
+      f'{", ".join(lost)}, and has {len(shapes)} tensors: {some}.'
+    )
+
+
+def indexed(shapes: Mapping[str, Any], pattern: str) -> list[Any]:
+  """Values of the names that match, in the order of the pattern's number.
+
+  Args:
+    shapes: Released name -> anything.
+    pattern: A regular expression for the whole name, its group a number.
+  """
+  found = {}
+  for name, value in shapes.items():
+    match = re.fullmatch(pattern, name)
+    if match is not None:
+      found[int(match[1])] = value
+  return [found[i] for i in sorted(found)]
+
+
 def report(
   where: str,
   *,

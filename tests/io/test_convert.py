@@ -1,0 +1,195 @@
+"""Released weights: found, converted, refused."""
+
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+import var_case
+from redraw import redraw, unpack
+
+from tokpress_jax import __main__ as entry
+from tokpress_jax import generators, released
+from tokpress_jax.errors import UserError
+from tokpress_jax.io import convert, export, safetensors
+
+SCALES = var_case.SMALL['scales']
+
+
+def official(name):
+  """Tensors with the official names of a small VAR or its tokenizer."""
+  with np.load(var_case.GOLDEN / 'var.npz') as file:
+    shapes = unpack(file[f'{name}_shapes'])
+  return redraw(shapes, rules=var_case.RULES)
+
+
+def run(*argv):
+  try:
+    return entry.main(list(map(str, argv)))
+  except SystemExit as leave:
+    return leave.code
+
+
+@pytest.fixture(scope='module')
+def here(tmp_path_factory):
+  """A folder with a small VAR and its tokenizer, official and converted."""
+  root = tmp_path_factory.mktemp('weights')
+  for name, kind in (('vae', 'var-vqvae'), ('block', 'var')):
+    source = root / f'official_{name}.safetensors'
+    safetensors.save(source, official(name))
+    out = root / f'{kind}.safetensors'
+    options = ('--scales', *SCALES, '--out', out)
+    assert run('convert', kind, source, *options) == 0
+  return root
+
+
+def test_a_converted_generator_finds_its_tokenizer_and_samples(here, capsys):
+  model = export.load(here / 'var.safetensors')
+  assert 'licence of the weights: MIT' in capsys.readouterr().out
+  assert model.spec.family == 'generator' and model.tokenizer is not None
+  assert model.module.config.scales == SCALES
+  assert model.module.config.num_classes == var_case.SMALL['classes']
+  drawn = generators.sample(model, np.array([1]), rng=jax.random.key(0))
+  assert drawn.images.shape == (1, 96, 96, 3)
+  assert export.load_variables(here / 'var.safetensors')['params']
+
+
+def test_another_tokenizer_may_be_given(here, tmp_path):
+  alone = tmp_path / 'var.safetensors'
+  alone.write_bytes((here / 'var.safetensors').read_bytes())
+  model = export.load(alone, tokenizer=here / 'var-vqvae.safetensors')
+  assert model.tokenizer.spec.name == 'var-vqvae'
+
+
+@pytest.mark.parametrize(
+  ('argv', 'message'),
+  [
+    (('var', 'nowhere.safetensors'), 'no file'),
+    (('vra', 'official_block.safetensors'), 'Did you mean'),
+    (('var', 'official_vae.safetensors'), "no tensor is called 'pos_1LC'"),
+    (('var', 'official_block.safetensors'), 'give the sides of the scales'),
+    (('var', 'notes.txt'), 'neither a .safetensors file nor a checkpoint'),
+  ],
+)
+def test_what_is_no_such_checkpoint_is_refused(here, argv, message, capsys):
+  kind, file = argv
+  out = here / 'refused.safetensors'
+  assert run('convert', kind, here / file, '--out', out) == 2
+  assert message in capsys.readouterr().err
+  assert not out.exists()
+
+
+def test_another_depth_is_refused_with_the_full_list(here, capsys):
+  source = here / 'official_block.safetensors'
+  out = here / 'refused.safetensors'
+  assert run('convert', 'var-d16', source, '--out', out) == 2
+  text = capsys.readouterr().err
+  assert 'of another shape' in text
+  for name in ('positions/table', 'attn/qkv/kernel', 'head/logits/kernel'):
+    assert name in text
+  assert '(3, 64, 192) there, (16, 1024, 3072) expected' in text
+  assert not out.exists()
+
+
+def test_missing_and_foreign_tensors_are_all_named(here, tmp_path, capsys):
+  tensors = official('block')
+  del tensors['head.bias'], tensors['blocks.1.ffn.fc2.weight']
+  tensors['extra.weight'] = np.zeros(3, np.float32)
+  source = tmp_path / 'broken.safetensors'
+  safetensors.save(source, tensors)
+  argv = ('--scales', *SCALES, '--out', tmp_path / 'x.safetensors')
+  assert run('convert', 'var', source, *argv) == 2
+  text = capsys.readouterr().err
+  for name in ('head/logits/bias', 'mlp/fc2/kernel', 'extra.weight'):
+    assert name in text
+
+
+def test_scales_that_do_not_fit_are_refused(here, capsys):
+  source = here / 'official_block.safetensors'
+  argv = ('--scales', 1, 2, 3, '--out', here / 'x.safetensors')
+  assert run('convert', 'var', source, *argv) == 2
+  assert 'positions/table: (66, 64) there' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('row', released.list_released(), ids=lambda r: r.name)
+def test_published_sizes(row):
+  """Parameters of every released file, in millions (the official classes)."""
+  millions = {
+    'var-vqvae': 108.95,
+    'var-vqvae-512': 108.95,
+    'var-d16': 310.28,
+    'var-d20': 600.92,
+    'var-d24': 1033.40,
+    'var-d30': 2010.02,
+    'var-d36': 2353.89,
+    'mvar-d16': 310.28,
+    'mvar-finetune-d16': 310.28,
+    'mvar-finetune-d20': 600.92,
+    'mvar-finetune-d24': 1033.40,
+  }
+  kind = released.KINDS[row.kind]
+  shapes = kind.attribute('expected')(row.make_config())
+  count = sum(x.size for x in jax.tree.leaves(shapes))
+  assert round(count / 1e6, 2) == millions[row.name]
+  if row.tokenizer:
+    tokenizer = released.RELEASED[row.tokenizer].make_config()
+    row.make_config().check_tokenizer(tokenizer)
+
+
+def test_a_released_name_is_downloaded_and_converted_once(
+  here, tmp_path, monkeypatch
+):
+  monkeypatch.setenv('TOKPRESS_MODELS', str(tmp_path))
+  monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+  with pytest.raises(UserError, match='tokpress convert var-d16 var_d16.pth'):
+    export.load('var-d16')
+  asked = []
+
+  def download(repository, file):
+    asked.append((repository, file))
+    name = 'vae' if file.startswith('vae') else 'block'
+    return str(here / f'official_{name}.safetensors')
+
+  hub = types.SimpleNamespace(hf_hub_download=download)
+  monkeypatch.setitem(sys.modules, 'huggingface_hub', hub)
+  real = convert.convert
+  small = lambda source, name: real(
+    source, released.RELEASED[name].kind, scales=SCALES
+  )
+  monkeypatch.setattr(convert, 'convert', small)
+  for _ in range(2):
+    model = export.load('var-d16')
+    assert model.tokenizer is not None
+  files = [('FoundationVision/var', name) for name in
+           ('var_d16.pth', 'vae_ch160v4096z32.pth')]  # fmt: skip
+  assert asked == files
+
+
+@pytest.mark.parity
+def test_pickles_are_read_without_running_anything(tmp_path):
+  torch = pytest.importorskip('torch')
+  tensors = {k: torch.from_numpy(x) for k, x in official('block').items()}
+  plain = tmp_path / 'var.pth'
+  torch.save(tensors, plain)
+  found = convert.convert(plain, 'var', scales=SCALES)
+  # A trainer's checkpoint: deeper, with a prefix, and in half precision.
+  deep = {'trainer': {'var': {f'module.{k}': x.half() for k, x in
+                              tensors.items()}, 'step': 3}}  # fmt: skip
+  torch.save(deep, tmp_path / 'deep.ckpt')
+  again = convert.convert(tmp_path / 'deep.ckpt', 'var', scales=SCALES)
+  for a, b in zip(
+    jax.tree.leaves(found.variables),
+    jax.tree.leaves(again.variables),
+    strict=True,
+  ):
+    assert b.dtype == np.float32
+    np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4)
+
+  class Evil:
+    def __reduce__(self):
+      return print, ('executed',)
+
+  torch.save({'pos_1LC': Evil()}, tmp_path / 'evil.pth')
+  with pytest.raises(UserError, match='more than tensors'):
+    convert.convert(tmp_path / 'evil.pth', 'var')

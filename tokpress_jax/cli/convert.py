@@ -1,0 +1,58 @@
+"""`tokpress convert KIND FILE --out FILE.safetensors`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import tyro
+
+from tokpress_jax import released
+from tokpress_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+  """Convert released weights to a file that `load` reads.
+
+  Attributes:
+    kind: What the file is: a layout (`var`, `mvar`, `var-vqvae`; sizes are
+      read off the tensors) or one published file (`var-d16`, ...), whose
+      sizes it must have. `tokpress list weights` shows all.
+    file: The checkpoint, .pth or .safetensors, with official names.
+    out: The file to write.
+    scales: Sides of the token maps, where they are not the released ones.
+    tokenizer: Of a generator: the name or the file of its tokenizer; by default
+      the one it was released with.
+  """
+
+  kind: tyro.conf.Positional[str]
+  file: tyro.conf.Positional[str]
+  out: str
+  scales: tuple[int, ...] = ()
+  tokenizer: str | None = None
+
+
+def main(argv: Sequence[str]) -> None:
+  """Writes the file and says what it holds."""
+  from tokpress_jax.io import convert, export
+
+  flags = tyro.cli(Flags, args=list(argv), prog='tokpress convert')
+  if pathlib.Path(flags.out).suffix != '.safetensors':
+    raise UserError(
+      f'--out {flags.out} must end in .safetensors, such as '
+      f'{pathlib.Path(flags.file).stem}.safetensors'
+    )
+  kind, row = released.kind_of(flags.kind)
+  loaded = convert.convert(flags.file, flags.kind, scales=flags.scales or None)
+  tokenizer = flags.tokenizer
+  if tokenizer is None:
+    tokenizer = row.tokenizer if row is not None else kind.tokenizer
+  export.save_file(loaded, flags.out, tokenizer=tokenizer)
+  count = sum(x.size for x in jax.tree.leaves(loaded.variables))
+  print(f'{flags.out}: {flags.kind}, {count:,} parameters')
+  if tokenizer:
+    print(
+      f'Its tokenizer is {tokenizer}: `load` looks for {tokenizer}.safetensors '
+      'beside the file, then as a path, then among the released weights.'
+    )

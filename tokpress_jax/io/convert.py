@@ -1,0 +1,205 @@
+"""Released checkpoints to our files, and released names to loaded models.
+
+`.pth` files are pickles: they are read by `torch.load(weights_only=True)`,
+which builds tensors and plain containers and refuses everything else. Nothing
+else in this library unpickles.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tokpress_jax import released, types
+from tokpress_jax.errors import UserError
+from tokpress_jax.io import keymap, safetensors
+
+_PICKLES = ('.pth', '.pt', '.ckpt', '.bin')
+
+
+def read_checkpoint(
+  path: str | os.PathLike[str], mark: str
+) -> dict[str, np.ndarray]:
+  """Reads the tensors of one model out of a released file.
+
+  Args:
+    path: A `.safetensors` file, or a `.pth` that needs the extra `convert`.
+    mark: A tensor of the model. Where the file is a training checkpoint, the
+      model's tensors are those beside this one; a prefix of it is dropped.
+
+  Returns:
+    Released name -> array.
+
+  Raises:
+    UserError: The file is missing, damaged, holds more than tensors and plain
+      containers, or no such model.
+  """
+  path = pathlib.Path(path)
+  if path.suffix not in (*_PICKLES, '.safetensors'):
+    raise UserError(
+      f'{path} is neither a .safetensors file nor a checkpoint of PyTorch '
+      f'({", ".join(_PICKLES)}).'
+    )
+  if path.suffix == '.safetensors':
+    tree: Any = safetensors.load_flat(path)
+  else:
+    tree = _unpickle(path)
+  found = _below(tree, mark)
+  if found is None:
+    names = ', '.join(list(_names(tree))[:8])
+    raise UserError(
+      f'{path} holds no such model: no tensor is called {mark!r}. It has '
+      f'{names}, ... Give the kind that the file is of.'
+    )
+  return {name: _array(x) for name, x in found.items()}
+
+
+def _unpickle(path: pathlib.Path) -> Any:
+  if not path.is_file():
+    raise UserError(f'There is no file {str(path)!r}.')
+  try:
+    import torch
+  except ImportError:
+    raise UserError(
+      f'{path.name} is a checkpoint of PyTorch, and torch is not installed: '
+      "pip install 'tokpress_jax[convert]'."
+    ) from None
+  try:
+    return torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+  except Exception as error:  # Zip, pickle and runtime errors of torch.
+    reason = str(error).strip().splitlines()[0]
+    raise UserError(
+      f'{path} is damaged, or holds more than tensors and plain containers '
+      f'(nothing else is read from a pickle): {reason}'
+    ) from error
+
+
+def _names(tree: Any, prefix: str = '') -> Any:
+  if isinstance(tree, Mapping):
+    for name, value in tree.items():
+      yield from _names(value, f'{prefix}.{name}' if prefix else str(name))
+  else:
+    yield prefix
+
+
+def _below(tree: Any, mark: str) -> dict[str, Any] | None:
+  """The mapping that holds `mark`, searched from the outside in."""
+  if not isinstance(tree, Mapping):
+    return None
+  for name in tree:
+    if isinstance(name, str) and (name == mark or name.endswith(f'.{mark}')):
+      prefix = name[: len(name) - len(mark)]
+      return {
+        key[len(prefix) :]: value
+        for key, value in tree.items()
+        if key.startswith(prefix) and hasattr(value, 'shape')
+      }
+  for value in tree.values():
+    found = _below(value, mark)
+    if found is not None:
+      return found
+  return None
+
+
+def _array(tensor: Any) -> np.ndarray:
+  """A NumPy array; half precisions become float32."""
+  if isinstance(tensor, np.ndarray):
+    return tensor
+  if tensor.dtype.is_floating_point:
+    tensor = tensor.float()
+  return tensor.numpy()
+
+
+def convert(
+  source: str | os.PathLike[str],
+  name: str,
+  *,
+  scales: tuple[int, ...] | None = None,
+) -> types.Loaded:
+  """Reads a released file as one of our models.
+
+  Args:
+    source: The file.
+    name: Its kind ('var': sizes are read off the tensors), or the name of a
+      released file ('var-d16': it must have exactly its sizes).
+    scales: Sides of the scales, of kinds that have them and where the released
+      ones are not meant.
+
+  Returns:
+    Module and variables (NumPy), without a tokenizer.
+
+  Raises:
+    UserError: The file is no such model; one report of every missing, unused
+      and mis-shaped tensor.
+  """
+  kind, row = released.kind_of(name)
+  tensors = read_checkpoint(source, kind.mark)
+  if row is not None:
+    config = row.make_config()
+  else:
+    shapes = {key: tuple(x.shape) for key, x in tensors.items()}
+    options = {} if scales is None else {'scales': scales}
+    config = kind.attribute(kind.config_of)(shapes, **options)
+  variables = keymap.convert(
+    tensors,
+    kind.attribute('RULES'),
+    kind.attribute('expected')(config),
+    where=os.fspath(source),
+  )
+  spec = types.Spec(
+    name=name,
+    family=config.family,
+    config=config,
+    source=os.fspath(source),
+    licence=kind.licence,
+  )
+  return types.Loaded(module=config.build(), variables=variables, spec=spec)
+
+
+def models_dir() -> pathlib.Path:
+  """Where converted released weights lie: $TOKPRESS_MODELS or the cache."""
+  default = pathlib.Path.home() / '.cache' / 'tokpress_jax' / 'models'
+  return pathlib.Path(os.environ.get('TOKPRESS_MODELS', default)).expanduser()
+
+
+def fetch(name: str) -> pathlib.Path:
+  """Returns our file of released weights, downloading and converting it once.
+
+  Args:
+    name: A row of `released.RELEASED`.
+
+  Raises:
+    UserError: It can neither be found nor downloaded; says how to get it.
+  """
+  from tokpress_jax.io import export
+
+  row = released.RELEASED[name]
+  path = models_dir() / f'{name}.safetensors'
+  if path.is_file():
+    return path
+  by_hand = (
+    f'Or download {row.file} from https://huggingface.co/{row.repository} '
+    f'and run: tokpress convert {name} {row.file} --out {path}'
+  )
+  try:
+    import huggingface_hub
+  except ImportError:
+    raise UserError(
+      f'{name} is not in {path.parent}. To download it: pip install '
+      f"'tokpress_jax[hub,convert]'. {by_hand}"
+    ) from None
+  try:
+    source = huggingface_hub.hf_hub_download(row.repository, row.file)
+  except (OSError, ValueError) as error:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    raise UserError(
+      f'{name} is not in {path.parent}, and the Hugging Face hub did not give '
+      f'it: {reason} {by_hand}'
+    ) from error
+  print(f'Converting {row.file} of {row.repository} to {path}')
+  export.save_file(convert(source, name), path, tokenizer=row.tokenizer)
+  return path
