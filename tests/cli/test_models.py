@@ -2,12 +2,14 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import tiny_models
 from PIL import Image
 
 from tokpress_jax import __main__ as entry
+from tokpress_jax.cli import common
 from tokpress_jax.io import export, images, stablehlo, tokens
 
 
@@ -41,13 +43,21 @@ def here(tmp_path_factory):
 
 @pytest.mark.parametrize('fit', ['crop', 'pad', 'tile'])
 def test_encode_and_decode(here, tmp_path, fit, capsys):
-  file = tmp_path / 'x' / 't.npz'
+  file = tmp_path / 'x' / 't.tok'
   assert run('encode', here / 'one_d', here / 'images', '--out', file,
              '--fit', fit, '--batch-size', 2) == 0  # fmt: skip
-  found = tokens.load(file)
-  assert found.names == ('0.png', '1.png', '2.png')
-  rows = {'crop': 3, 'pad': 3, 'tile': 1 + 3 * 4 + 2 * 2}[fit]
-  assert found.codes.shape == (rows, 3, 1) and (found.lengths == 3).all()
+  found = list(tokens.Reader([file]))
+  assert [record.name for record in found] == ['0.png', '1.png', '2.png']
+  rows = {'crop': [1, 1, 1], 'pad': [1, 1, 1], 'tile': [1, 3 * 4, 2 * 2]}[fit]
+  assert [record.codes.shape for record in found] == [(r, 3, 1) for r in rows]
+  assert all((record.lengths == 3).all() for record in found)
+  squares, places = common.read_squares(
+    sorted((here / 'images').iterdir()), tiny_models.ONE_D, fit
+  )
+  want = jax.jit(tiny_models.one_d().encode)(images.to_float(squares)).codes
+  codes = np.concatenate([record.codes for record in found])
+  np.testing.assert_array_equal(codes, want)
+  assert [record.placement for record in found] == places
   assert run('decode', here / 'one_d', file, '--out', tmp_path / 'out') == 0
   sizes = [
     images.load_image(tmp_path / 'out' / f'{i}.png').shape for i in range(3)
@@ -59,21 +69,22 @@ def test_encode_and_decode(here, tmp_path, fit, capsys):
 
 
 def test_a_budget_of_tokens(here, tmp_path):
-  few, all_ = tmp_path / 'few.npz', tmp_path / 'all.npz'
+  few, all_ = tmp_path / 'few.tok', tmp_path / 'all.tok'
   where = here / 'one_d', here / 'images', '--out'
   assert run('encode', *where, few, '--tokens', 2) == 0
   assert run('encode', *where, all_) == 0
-  a, b = tokens.load(few), tokens.load(all_)
-  np.testing.assert_array_equal(a.codes[:, :2], b.codes[:, :2])
-  assert (a.codes[:, 2:] == 0).all() and (a.lengths == 2).all()
+  pairs = zip(tokens.Reader([few]), tokens.Reader([all_]), strict=True)
+  for a, b in pairs:
+    np.testing.assert_array_equal(a.codes[:, :2], b.codes[:, :2])
+    assert (a.codes[:, 2:] == 0).all() and a.lengths == 2
 
 
 def test_a_budget_between_two_lengths_is_rounded_and_said(here, tmp_path):
   tokenizer = here / 'scale_wise' / 'tokenizer'
-  out = tmp_path / 't.npz'
+  out = tmp_path / 't.tok'
   with pytest.warns(UserWarning, match='3 tokens is no legal length'):
     run('encode', tokenizer, here / 'images', '--out', out, '--tokens', 3)
-  assert (tokens.load(out).lengths == 1).all()
+  assert all(record.lengths == 1 for record in tokens.Reader([out]))
 
 
 @pytest.mark.parametrize(
@@ -91,8 +102,20 @@ def test_a_budget_between_two_lengths_is_rounded_and_said(here, tmp_path):
     (['encode', 'M/vit', 'M/images'], 'needs a tokenizer'),
     (['encode', 'M/scale_wise', 'M/images'], 'tokenizer is in'),
     (['decode', 'M/one_d', 'M/images/0.png'], 'no token file'),
-    (['decode', 'M/one_d', 'M/none.npz'], 'no token file'),
-    (['decode', 'M/one_d', 'M/one_d/model.safetensors'], 'expected an .npz'),
+    (['decode', 'M/one_d', 'M/none.tok'], 'no token file'),
+    (['decode', 'M/one_d', 'M/one_d/model.safetensors'], '`tokpress encode`'),
+    (['decode', 'M/one_d', 'M/one_d'], 'is a directory'),
+    (['decode', 'M/one_d'], 'at least one token file'),
+    (['encode', 'M/one_d', 'M/images', '--data', 'digits'], 'not both'),
+    (['encode', 'M/one_d', 'M/images', '--shards', '2'], '--shards without'),
+    (['encode', 'M/one_d', '--data', 'digist'], "'digits'"),
+    (['encode', 'M/one_d', '--data', 'tokens'], 'no images to encode'),
+    (['encode', 'M/one_d', '--data', 'digits', '--part', '2', '2'], '--part 2'),
+    (['encode', 'M/one_d', '--data', 'digits', '--shards', '0'], '--shards 0'),
+    (
+      ['encode', 'M/one_d', 'M/images', '--out', 'M/images/0.png'],
+      'is no token file',
+    ),
     (['sample', 'M/scale_wise', '--labels', '7'], '7'),
     (['sample', 'M/scale_wise', '--top-k', '99'], 'codebook size 16'),
     (['prune', 'M/vit', 'M/images/0.png', '--pruner', 'tom'], "'tome'"),
@@ -123,26 +146,14 @@ def test_other_files_in_a_folder_are_passed_over(here, tmp_path, capsys):
   folder.mkdir()
   (folder / 'a.PNG').write_bytes((here / 'images' / '0.png').read_bytes())
   (folder / 'notes.txt').write_text('no image')
-  out = tmp_path / 't.npz'
+  out = tmp_path / 't.tok'
   assert run('encode', here / 'one_d', folder, '--out', out) == 0
-  assert tokens.load(out).names == ('a.PNG',)
+  assert tokens.Reader([out])[0].name == 'a.PNG'
   assert f'Skipped in {folder}: 1 not images' in capsys.readouterr().out
 
 
-def test_damaged_token_files(tmp_path):
-  for name, array in (('x.npy', np.ones(3)), ('y.npz', None)):
-    path = tmp_path / name
-    if array is None:
-      np.savez(path, codes=np.ones(3))
-    else:
-      np.save(path, array)
-    with pytest.raises(ValueError, match=f'{name} is no token file') as error:
-      tokens.load(path)
-    assert 'pickle' not in str(error.value)
-
-
 def test_tokens_of_another_tokenizer(here, tmp_path, capsys):
-  file = tmp_path / 't.npz'
+  file = tmp_path / 't.tok'
   run('encode', here / 'one_d', here / 'images', '--out', file)
   other = here / 'scale_wise' / 'tokenizer'
   assert run('decode', other, file, '--out', tmp_path) == 2

@@ -9,6 +9,7 @@ def test_list_shows_embedded_prepared_and_folder(data_dir, tmp_path):
     'photos',
     'scenes',
     'folder',
+    'tokens',
   ]
   directory = pathlib.Path(tmp_path) / 'birds' / 'small' / '1.0.0'
   directory.mkdir(parents=True)

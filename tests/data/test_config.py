@@ -23,6 +23,12 @@ def test_every_wrong_field_is_named():
     assert name in str(error.value)
 
 
+def test_a_range_of_crops():
+  data.DataConfig(crop_min=0.9, crop_max=0.9)
+  with pytest.raises(data.DataError, match=r'crop_min=0\.9 and crop_max=0\.8'):
+    data.DataConfig(crop_min=0.9, crop_max=0.8)
+
+
 def test_a_folder_needs_a_place():
   with pytest.raises(data.DataError, match='needs data_dir'):
     data.DataConfig(name='folder')

@@ -255,7 +255,7 @@ def test_nothing_readable_is_an_error(tmp_path):
     image_size=8,
     on_error='skip',
   )
-  with pytest.raises(data.DataError, match='None of the 2 images'):
+  with pytest.raises(data.DataError, match='None of the 2 records'):
     data.Stream(config, batch_size=2, seed=0).batch_at(0)
 
 

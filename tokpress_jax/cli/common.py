@@ -1,7 +1,8 @@
 """What several commands share: models, image files, batches."""
 
+import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -111,6 +112,43 @@ def in_batches(
     outputs.append(jax.device_get(function(*(a[rows] for a in arrays))))
   joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *outputs)
   return joined
+
+
+def stream(
+  function: Callable[..., Any],
+  rows: Iterable[tuple[np.ndarray, ...]],
+  size: int,
+  *,
+  sharding: jax.sharding.Sharding | None = None,
+) -> Iterator[Any]:
+  """Calls a jitted function on equal batches of rows without end.
+
+  Args:
+    function: Of arrays [size, ...], giving a pytree of arrays [size, ...].
+    rows: For each row its arrays [...].
+    size: Rows in a batch; the last batch is filled up with its last row.
+    sharding: Where the arrays go.
+
+  Yields:
+    For each row the pytree with its arrays [...] on the host. The next batch
+    is prepared while the device works.
+  """
+
+  def results() -> Iterator[tuple[Any, int]]:
+    source = iter(rows)
+    while batch := list(itertools.islice(source, size)):
+      filled = batch + batch[-1:] * (size - len(batch))
+      arrays = tuple(np.stack(column) for column in zip(*filled, strict=True))
+      yield function(*jax.device_put(arrays, sharding)), len(batch)
+
+  # One batch is fetched after the next one was started.
+  ahead: tuple[Any, int] | None = None
+  for batch in itertools.chain(results(), [None]):
+    if ahead is not None:
+      out, count = jax.device_get(ahead[0]), ahead[1]
+      for row in range(count):
+        yield jax.tree.map(lambda x: x[row], out)  # noqa: B023
+    ahead = batch
 
 
 def write_png(path: pathlib.Path, pixels: Any) -> None:

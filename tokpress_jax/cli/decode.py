@@ -1,9 +1,10 @@
-"""`tokpress decode MODEL FILE.npz --out FOLDER`."""
+"""`tokpress decode MODEL FILE.tok --out FOLDER`."""
 
+import collections
 import dataclasses
-import math
+import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -18,18 +19,18 @@ from tokpress_jax.tokenizers import legal_length
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
-  """Decode a file of tokens to PNG images of their original sizes.
+  """Decode token files to PNG images of their original sizes.
 
   Attributes:
     model: The tokenizer that encoded them.
-    file: The token file.
+    files: Token files of one set, see `tokpress_jax.io.tokens`.
     out: Folder for the images.
     tokens: Use only so many tokens of each image.
     batch_size: Images at once.
   """
 
   model: tyro.conf.Positional[str]
-  file: tyro.conf.Positional[str]
+  files: tyro.conf.Positional[tuple[str, ...]]
   out: str = 'decoded'
   tokens: int | None = None
   batch_size: int = 64
@@ -40,41 +41,49 @@ def main(argv: Sequence[str]) -> None:
   flags = tyro.cli(Flags, args=list(argv), prog='tokpress decode')
   model = common.load(flags.model, 'tokenizer')
   config = model.module.config
-  found = tokens.load(flags.file)
-  mine = safetensors.fingerprint(model.variables)
-  if found.fingerprint != mine:
-    raise UserError(
-      f'{flags.file} was encoded by another tokenizer (fingerprint '
-      f'{found.fingerprint}; {flags.model} has {mine}). Give the model that '
-      'encoded it.'
-    )
-  lengths = found.lengths
+  if not flags.files:
+    raise UserError('Name at least one token file.')
+  found = tokens.Reader(flags.files)
+  found.header.check_tokenizer(
+    flags.files[0], config, safetensors.fingerprint(model.variables)
+  )
+  limit = config.num_tokens
   if flags.tokens is not None:
-    legal = legal_length(flags.tokens, config.boundaries)
-    lengths = np.minimum(lengths, legal)
+    limit = legal_length(flags.tokens, config.boundaries)
+  waiting: collections.deque[tokens.Record] = collections.deque()
+
+  def rows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for record in found:
+      waiting.append(record)
+      yield from zip(
+        record.codes, np.minimum(record.lengths, limit), strict=True
+      )
 
   decode = jax.jit(lambda model, c, n: model.decode_codes(c, length=n))
-  squares = common.in_batches(
-    lambda c, n: decode(model, c, n), [found.codes, lengths], flags.batch_size
-  )
-  out, start = pathlib.Path(flags.out), 0
-  names = _unique(found.names)
-  for name, placement in zip(names, found.placements, strict=True):
-    stop = start + math.prod(placement.grid)
-    pixels = images_lib.to_uint8(squares[start:stop])
-    common.write_png(out / name, images_lib.unfit_image(pixels, placement))
-    start = stop
-  print(f'{len(names)} images in {out}')
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-  """PNG names, numbered where folders held files of the same name."""
-  taken: dict[str, int] = {}
-  out = []
-  for name in names:
-    stem = pathlib.Path(name).stem
-    taken[stem] = taken.get(stem, 0) + 1
-    out.append(
-      f'{stem}.png' if taken[stem] == 1 else f'{stem}_{taken[stem]}.png'
+  size = flags.batch_size
+  if found.header.fit != 'tile':
+    size = min(size, len(found))
+  squares = common.stream(lambda c, n: decode(model, c, n), rows(), size)
+  out, names = pathlib.Path(flags.out), _Names()
+  for first in squares:
+    record = waiting.popleft()
+    rest = itertools.islice(squares, len(record.codes) - 1)
+    pixels = images_lib.to_uint8(np.stack([first, *rest]))
+    name = names.give(record.name or f'{record.index:08}')
+    common.write_png(
+      out / name, images_lib.unfit_image(pixels, record.placement)
     )
-  return out
+  print(f'{len(found)} images in {out}')
+
+
+class _Names:
+  """PNG names, numbered where several images have one name."""
+
+  def __init__(self) -> None:
+    self._taken: dict[str, int] = {}
+
+  def give(self, name: str) -> str:
+    stem = pathlib.Path(name).stem
+    self._taken[stem] = self._taken.get(stem, 0) + 1
+    number = self._taken[stem]
+    return f'{stem}.png' if number == 1 else f'{stem}_{number}.png'

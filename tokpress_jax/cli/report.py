@@ -72,14 +72,20 @@ def measure(flags: Flags, *, command: str = '') -> Any:
 
   runs = {pathlib.Path(r).name: r for r in flags.runs}
   configs = {name: workdir_lib.read_config(r) for name, r in runs.items()}
-  first = next(iter(configs.values()))
-  other = {n: c.data for n, c in configs.items() if c.data != first.data}
+  # Tokens are of the images that another run was trained on.
+  used = [c.data for c in configs.values() if c.data.name != 'tokens']
+  if not used:
+    raise UserError(
+      'tokens hold no images to compare samples with; name a run that was '
+      "trained on images too, such as the tokenizer's"
+    )
+  other = [data for data in used if data != used[0]]
   if other:
     raise UserError(
-      f'the runs were trained on different data: {first.data} and '
-      f'{next(iter(other.values()))}; report them apart'
+      f'the runs were trained on different data: {used[0]} and {other[0]}; '
+      'report them apart'
     )
-  images = report.image_set(first.data)
+  images = report.image_set(used[0])
   models = {name: export.load(run) for name, run in runs.items()}
   of = lambda family: {
     n: m for n, m in models.items() if m.spec.family == family

@@ -1,4 +1,4 @@
-"""Images to train on: TFDS data sets, folders, and three embedded sets.
+"""What is trained on: TFDS data sets, folders, three embedded sets, tokens.
 
 Importing this package imports neither Grain nor TFDS.
 """

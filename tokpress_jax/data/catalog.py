@@ -12,8 +12,8 @@ def list_datasets(data_dir: str | None = None) -> tuple[tuple[str, str], ...]:
     data_dir: The directory of data sets; see `storage.data_root`.
 
   Returns:
-    (name, line) of the embedded ones, of those prepared in the directory, and
-    of `folder`.
+    (name, line) of the embedded ones, of those prepared in the directory, of
+    `folder` and of `tokens`.
   """
   embedded = [
     (name, f'{line} (embedded)')
@@ -25,7 +25,8 @@ def list_datasets(data_dir: str | None = None) -> tuple[tuple[str, str], ...]:
     if name not in builders.EMBEDDED
   ]
   folder = ('folder', 'your own images, a subfolder per class, in data_dir')
-  return (*embedded, *prepared, folder)
+  tokens = ('tokens', 'what `tokpress encode --data` wrote, in data_dir')
+  return (*embedded, *prepared, folder, tokens)
 
 
 def describe(config: DataConfig) -> str:
@@ -41,13 +42,16 @@ def describe(config: DataConfig) -> str:
     DataError: If the data set cannot be opened.
   """
   info = open_dataset(config).info
-  size = info.image_size
+  size, fit = info.image_size, config.fit
   shown = 'of various sizes' if size is None else f'{size} x {size}'
-  lines = [
-    f'{info.name}: {info.description}',
-    f'  files    {info.directory}',
-    f'  images   {shown}, {info.channels} channel(s), fit {config.fit}',
-  ]
+  lines = [f'{info.name}: {info.description}', f'  files    {info.directory}']
+  if info.tokens is not None:
+    fit = info.tokens.fit
+    lines.append(
+      f'  tokens   {info.tokens.tokens} of {info.tokens.codebook_size} codes, '
+      f'by {info.tokens.tokenizer} (fingerprint {info.tokens.fingerprint})'
+    )
+  lines.append(f'  images   {shown}, {info.channels} channel(s), fit {fit}')
   for name, count in info.splits:
     uses = (('trained on', config.split), ('evaluated on', config.eval_split))
     roles = [

@@ -24,12 +24,13 @@ class DataConfig:
 
   Attributes:
     name: `digits`, `photos` or `scenes` (they prepare themselves), any TFDS
-      name such as `cifar10` or `imagenet_resized/64x64`, or `folder`.
+      name such as `cifar10` or `imagenet_resized/64x64`, `folder`, or `tokens`:
+      what `tokpress encode --data` wrote, for generators.
     split: The split that is trained on; TFDS slices (`train[:90%]`) work.
     eval_split: The split that is evaluated on.
-    data_dir: Where data sets lie (or the folder of images); by default
-      `$TOKPRESS_DATA_DIR`, else `~/.cache/tokpress_jax`. A run that may move
-      between machines leaves it out and sets the environment variable.
+    data_dir: Where data sets lie (or the folder of images, or of token files);
+      by default `$TOKPRESS_DATA_DIR`, else `~/.cache/tokpress_jax`. A run that
+      may move between machines leaves it out and sets the environment variable.
     image_size: Side of the square images that a model sees; None keeps the
       data set's own size, which must then be square and constant.
     channels: 1 (grey) or 3 (RGB); None keeps the data set's own.
@@ -38,8 +39,9 @@ class DataConfig:
       (record number mod number of tiles).
     flip: Mirror half of the training images.
     random_crop: With `fit='crop'`, train on a random square whose side is
-      `crop_min` to 1 of the shorter side, instead of the central one.
+      `crop_min` to `crop_max` of the shorter side, instead of the central one.
     crop_min: Smallest side of a random crop, as a fraction.
+    crop_max: Largest side of a random crop, as a fraction.
     shuffle: Shuffle the training records anew in every epoch.
     image_key: The TFDS feature that holds the image.
     label_key: The TFDS feature that holds the class; a data set without it
@@ -63,6 +65,7 @@ class DataConfig:
   flip: bool = _identity(False)
   random_crop: bool = _identity(False)
   crop_min: float = _identity(0.8)
+  crop_max: float = _identity(1.0)
   shuffle: bool = _identity(True)
   image_key: str = _identity('image')
   label_key: str = _identity('label')
@@ -94,8 +97,9 @@ class DataConfig:
         f"random_crop=True with fit={self.fit!r}: it needs fit='crop'",
       ),
       (
-        0 < self.crop_min <= 1,
-        f'crop_min={self.crop_min}: give a fraction in (0, 1]',
+        0 < self.crop_min <= self.crop_max <= 1,
+        f'crop_min={self.crop_min} and crop_max={self.crop_max}: give '
+        'fractions in (0, 1], the smaller one first',
       ),
       (
         self.on_error in ('raise', 'skip'),
@@ -108,6 +112,16 @@ class DataConfig:
       (
         self.name != 'folder' or self.data_dir is not None,
         "name='folder' needs data_dir: the folder of images",
+      ),
+      (
+        self.name != 'tokens' or self.data_dir is not None,
+        "name='tokens' needs data_dir: the --out of `tokpress encode --data`",
+      ),
+      (
+        self.name != 'tokens' or not (self.flip or self.random_crop),
+        "name='tokens' with flip or random_crop: tokens cannot be augmented, "
+        'so set both to False; `tokpress encode --flip --crops K` writes '
+        'mirrors and crops beforehand',
       ),
     )
     wrong = [message for fine, message in rules if not fine]

@@ -1,16 +1,23 @@
 """What a data set is: records that can be read in any order.
 
-H, W are an image's height and width, C its channels.
+H, W are an image's height and width, C its channels, S the side of the square
+that a model sees.
 """
 
 import abc
 import dataclasses
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from tokpress_jax.data.config import DataConfig, DataError
+from tokpress_jax.data.transforms import EvalTransform, TrainTransform
 from tokpress_jax.io import images
+from tokpress_jax.io.token_header import Header
+
+TrainFunction = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+EvalFunction = Callable[[np.ndarray, int], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +36,7 @@ class DatasetInfo:
     splits: Every split of the data set with its number of records.
     directory: Where the files lie.
     description: A paragraph for people; hold-outs are named here.
+    tokens: What the codes are, if the records are codes and no images.
   """
 
   name: str
@@ -41,24 +49,61 @@ class DatasetInfo:
   splits: tuple[tuple[str, int], ...] = ()
   directory: str = ''
   description: str = ''
+  tokens: Header | None = None
 
 
 class Dataset(abc.ABC):
-  """A random-access sequence of images with labels.
+  """A random-access sequence of images, or of their codes, with labels.
 
   Attributes:
-    info: What the images are.
+    key: What a record holds: `image` or `codes`.
+    info: What the records are.
   """
 
+  key: ClassVar[str] = 'image'
   info: DatasetInfo
 
   @abc.abstractmethod
   def read(self, index: int) -> tuple[Any, int]:
-    """Returns a record's undecoded image and its label (-1 if it has none)."""
+    """Returns a record, not yet decoded, and its label (-1 if it has none)."""
 
   @abc.abstractmethod
   def where(self, index: int) -> str:
     """Names the file and the record, for messages."""
+
+  def decode(self, encoded: Any, index: int) -> np.ndarray:
+    """Decodes what `read` gave: uint8 `[H, W, C]` at its own size."""
+    return images.load_image(
+      encoded, channels=self.info.channels, name=self.where(index)
+    )
+
+  def transforms(
+    self, config: DataConfig
+  ) -> tuple[TrainFunction, EvalFunction]:
+    """Returns how a decoded record becomes one that a batch may hold.
+
+    Args:
+      config: The fit policy and the augmentations.
+
+    Returns:
+      Functions of what `decode` gave and of a source of randomness (training)
+      or the record's number (evaluation), to an array like `blank`.
+    """
+    size = self._size()
+    return TrainTransform(config, size), EvalTransform(config, size)
+
+  def blank(self) -> np.ndarray:
+    """Returns what stands in a row of a batch that holds no record."""
+    size = self._size()
+    return np.zeros((size, size, self.info.channels), np.uint8)
+
+  def _size(self) -> int:
+    if self.info.image_size is None:
+      raise DataError(
+        f'The images of {self.info.name} are not square or not of one size: '
+        'set data.image_size (and data.fit: crop, pad, resize or tile).'
+      )
+    return self.info.image_size
 
   def __len__(self) -> int:
     """Returns the number of records."""
@@ -71,11 +116,12 @@ class Dataset(abc.ABC):
       index: Record number, from 0.
 
     Returns:
-      `image` uint8 `[H, W, C]` at its own size, `label` int32, `index` int64.
+      `image` uint8 `[H, W, C]` at its own size (of tokens: `codes`, see
+      `data.token_source`), `label` int32, `index` int64.
 
     Raises:
       IndexError: If there is no such record.
-      ImageError: If its image is damaged; the message names file and record.
+      UserError: If it is damaged; the message names file and record.
     """
     index = int(index)
     if not 0 <= index < len(self):
@@ -84,11 +130,8 @@ class Dataset(abc.ABC):
         f'records, 0 to {len(self) - 1}; record {index} was asked for.'
       )
     encoded, label = self.read(index)
-    image = images.load_image(
-      encoded, channels=self.info.channels, name=self.where(index)
-    )
     return {
-      'image': image,
+      self.key: self.decode(encoded, index),
       'label': np.int32(label),
       'index': np.int64(index),
     }
@@ -114,6 +157,10 @@ def open_dataset(config: DataConfig, split: str | None = None) -> Dataset:
     from tokpress_jax.data.folder import FolderDataset
 
     dataset: Dataset = FolderDataset(config, split)
+  elif config.name == 'tokens':
+    from tokpress_jax.data.token_source import TokenDataset
+
+    dataset = TokenDataset(config, split)
   else:
     from tokpress_jax.data.tfds_source import TfdsDataset
 

@@ -1,6 +1,7 @@
 """Batches that are a pure function of (seed, step).
 
-B is the global batch size, S an image's side, C its channels.
+B is the global batch size, S an image's side, C its channels; N tokens of Q
+codes each where the records are tokens.
 
 The order is: source -> seed -> shuffle -> repeat -> map (decode) -> random_map
 (fit, augment) -> rows of this step and host -> batch. Randomness depends on a
@@ -22,9 +23,14 @@ from typing import Any
 import numpy as np
 
 from tokpress_jax.data.config import DataConfig, DataError
-from tokpress_jax.data.dataset import Dataset, DatasetInfo, open_dataset
-from tokpress_jax.data.transforms import EvalTransform, TrainTransform
-from tokpress_jax.io import images
+from tokpress_jax.data.dataset import (
+  Dataset,
+  DatasetInfo,
+  EvalFunction,
+  TrainFunction,
+  open_dataset,
+)
+from tokpress_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +75,14 @@ class Stream:
     self.info: DatasetInfo = self._dataset.info
     self.skipped: set[int] = set()
     self._config = config
-    transform = TrainTransform(config, _size(self.info))
+    transform, _ = self._dataset.transforms(config)
     elements = grain.MapDataset.range(len(self._dataset)).seed(seed)
     if config.shuffle:
       elements = elements.shuffle()
     elements = (
       elements.repeat()
       .map(_Load(self._dataset, config))
-      .random_map(_Augment(transform))
+      .random_map(_Augment(self._dataset.key, transform))
     )
     self._rows = _Rows(
       elements, batch_size, process_index, process_count, sys.maxsize
@@ -93,8 +99,9 @@ class Stream:
       start_step: The first step, as after a resume.
 
     Yields:
-      `image` uint8 `[B / hosts, S, S, C]`, `label` int32, `index` int64
-      (record number) and `valid` bool (all True), each `[B / hosts]`.
+      `image` uint8 `[B / hosts, S, S, C]` (of tokens: `codes` int32 `[B /
+      hosts, N, Q]`), `label` int32, `index` int64 (record number) and `valid`
+      bool (all True), each `[B / hosts]`.
     """
     for batch in _iterate(self._rows, start_step, self._config.workers):
       yield self._account(batch)
@@ -142,7 +149,7 @@ def eval_batches(
 
   dataset = open_dataset(config, config.eval_split if split is None else split)
   steps = math.ceil(len(dataset) / max(batch_size, 1))
-  transform = EvalTransform(config, _size(dataset.info))
+  _, transform = dataset.transforms(config)
   elements = grain.MapDataset.range(steps * batch_size).map(
     _EvalLoad(dataset, transform, config.on_error)
   )
@@ -164,7 +171,7 @@ class _Load:
     element = self._cache.get(index)
     if element is None:
       element = {**self._readable(index), 'asked': np.int64(index)}
-      size = element['image'].nbytes
+      size = element[self._dataset.key].nbytes
       if size <= self._room:
         self._room -= size
         self._cache[index] = element
@@ -177,10 +184,10 @@ class _Load:
     for record in range(index, index + count):
       try:
         return self._dataset[record % count]
-      except (images.ImageError, DataError) as error:
+      except UserError as error:
         last = error
     raise DataError(
-      f'None of the {count} images of {self._dataset.info.name} can be read. '
+      f'None of the {count} records of {self._dataset.info.name} can be read. '
       f'The last one: {last}'
     )
 
@@ -189,13 +196,14 @@ class _Load:
 class _Augment:
   """Applies the training transform to an element."""
 
-  transform: TrainTransform
+  key: str
+  transform: TrainFunction
 
   def __call__(
     self, element: dict[str, Any], rng: np.random.Generator
   ) -> dict[str, Any]:
-    image = self.transform(element['image'], rng)
-    return {**element, 'image': image, 'valid': np.bool_(True)}
+    made = self.transform(element[self.key], rng)
+    return {**element, self.key: made, 'valid': np.bool_(True)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,23 +211,21 @@ class _EvalLoad:
   """Decodes a record, or gives an empty row past the end."""
 
   dataset: Dataset
-  transform: EvalTransform
+  transform: EvalFunction
   on_error: str
 
   def __call__(self, index: int) -> dict[str, Any]:
-    index = int(index)
+    index, key = int(index), self.dataset.key
     if index < len(self.dataset):
       try:
         element = self.dataset[index]
-        image = self.transform(element['image'], index)
-        return {**element, 'image': image, 'valid': np.bool_(True)}
-      except (images.ImageError, DataError):
+        made = self.transform(element[key], index)
+        return {**element, key: made, 'valid': np.bool_(True)}
+      except UserError:
         if self.on_error == 'raise':
           raise
-    size = self.transform.size
-    shape = (size, size, self.dataset.info.channels)
     return {
-      'image': np.zeros(shape, np.uint8),
+      key: self.dataset.blank(),
       'label': np.int32(-1),
       'index': np.int64(-1),
       'valid': np.bool_(False),
@@ -307,12 +313,3 @@ def _mark_flags_parsed() -> None:
 
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
-
-
-def _size(info: DatasetInfo) -> int:
-  if info.image_size is None:
-    raise DataError(
-      f'The images of {info.name} are not square or not of one size: set '
-      'data.image_size (and data.fit: crop, pad, resize or tile).'
-    )
-  return info.image_size

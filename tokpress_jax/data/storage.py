@@ -95,6 +95,11 @@ def prepare(name: str, data_dir: str | None = None) -> pathlib.Path:
   """
   if name in builders.EMBEDDED:
     return _prepare_embedded(name, data_dir)
+  if name == 'tokens':
+    raise DataError(
+      'Tokens are prepared by `tokpress encode MODEL --data NAME --split SPLIT '
+      '--out DIR`; train on them with --data.name tokens --data.data-dir DIR.'
+    )
   if name == 'folder':
     raise DataError(
       'A folder of images needs no preparation: train with '
@@ -151,6 +156,7 @@ def check_name(name: str) -> None:
     *tfds.list_builders(with_community_datasets=False),
     *builders.EMBEDDED,
     'folder',
+    'tokens',
   }
   base = name.partition(':')[0].partition('/')[0]
   if base not in known:

@@ -28,7 +28,9 @@ class TrainTransform:
     """Maps uint8 `[H, W, C]` to uint8 `[S, S, C]`."""
     config = self.config
     if config.random_crop:
-      box = random_crop_box(image.shape[:2], config.crop_min, rng)
+      box = random_crop_box(
+        image.shape[:2], config.crop_min, rng, largest=config.crop_max
+      )
       image = images.resize(images.cut(image, box), (self.size, self.size))
     else:
       tiles, _ = images.fit_image(image, self.size, policy=config.fit)
@@ -57,22 +59,33 @@ class EvalTransform:
 
 
 def random_crop_box(
-  shape: tuple[int, ...], smallest: float, rng: np.random.Generator
+  shape: tuple[int, ...],
+  smallest: float,
+  rng: np.random.Generator,
+  *,
+  largest: float = 1.0,
 ) -> tuple[int, int, int, int]:
   """Draws a square crop, as the ADM code base does (Dhariwal and Nichol 2021).
+
+  With smallest = largest = 1 / r it is the crop of those who resize the shorter
+  side to r times the square's and cut the square out anywhere.
 
   Args:
     shape: (H, W).
     smallest: Smallest side, as a fraction of min(H, W).
     rng: Source of randomness.
+    largest: Largest side, as a fraction.
 
   Returns:
     (top, left, side, side), the side uniform from smallest * min(H, W) to
-    min(H, W) and the place uniform.
+    largest * min(H, W) and the place uniform.
   """
   height, width = shape
   shorter = min(height, width)
-  side = int(rng.integers(math.ceil(smallest * shorter), shorter + 1))
+  slack = 1e-9 * shorter  # 8 / 9 of 288 is 256, whatever the rounding
+  least = math.ceil(smallest * shorter - slack)
+  most = max(least, math.floor(largest * shorter + slack))
+  side = int(rng.integers(least, most + 1))
   top = int(rng.integers(height - side + 1))
   left = int(rng.integers(width - side + 1))
   return top, left, side, side

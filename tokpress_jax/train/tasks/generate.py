@@ -19,6 +19,7 @@ from tokpress_jax import losses, types
 from tokpress_jax.errors import UserError
 from tokpress_jax.generators import GeneratorConfig
 from tokpress_jax.io import images as images_lib
+from tokpress_jax.io import safetensors
 from tokpress_jax.train.task import FROZEN, Batch, Program, Task, Variables
 from tokpress_jax.train.tasks.tokenize import TokenizerTask, check_images
 
@@ -51,7 +52,10 @@ class GeneratorTask(Task):
         'directory: --task.tokenizer runs/x (a run or an exported model)'
       )
     loaded = _load_tokenizer(self.tokenizer)
-    check_images(loaded.module.config, info)
+    if info.tokens is None:
+      check_images(loaded.module.config, info)
+    else:
+      _check_tokens(loaded, info)
     model = self.model.fit_to(loaded.module.config)
     model = dataclasses.replace(model, num_classes=info.num_classes)
     bound = dataclasses.replace(self, model=model)
@@ -169,6 +173,22 @@ def _load_tokenizer(name: str) -> types.Loaded:
       'whose tokens it predicts; give another --task.tokenizer'
     )
   return loaded
+
+
+def _check_tokens(tokenizer: types.Loaded, info: Any) -> None:
+  """Raises UserError unless a cache holds all tokens of this tokenizer."""
+  config, header = tokenizer.module.config, info.tokens
+  header.check_tokenizer(
+    f'{info.directory} (--data.data-dir)',
+    config,
+    safetensors.fingerprint(tokenizer.variables),
+  )
+  if header.tokens != config.num_tokens:
+    raise UserError(
+      f'{info.directory} holds {header.tokens} of the {config.num_tokens} '
+      'tokens of each image, and a generator learns all; encode without '
+      '--tokens'
+    )
 
 
 def _token_mask(batch: Batch, codes: jax.Array) -> jax.Array:

@@ -158,6 +158,11 @@ def check_images(model: Any, info: Any) -> None:
   Raises:
     UserError: says both shapes and what to set.
   """
+  if info.tokens is not None:
+    raise errors.UserError(
+      f'{info.directory} holds tokens, on which only generators train; give '
+      'images: another --data.name'
+    )
   expected = (model.image_size, model.channels)
   given = (info.image_size, info.channels)
   if given != expected:
