@@ -73,6 +73,79 @@ def test_a_run_shorter_than_its_warm_up_still_reaches_the_peak():
   np.testing.assert_allclose(got, [0.5, 2, 2, 0.2], rtol=1e-6)
 
 
+def official_rate(it, *, peak, warmup, steps, start, end, hold):
+  """VAR's 'lin0' (utils/lr_control.py), from its description."""
+  if it < warmup:
+    return peak * (start + (1 - start) * it / warmup)
+  passed = (it - warmup) / (steps - 1 - warmup)
+  if passed < hold:
+    return peak
+  return peak * (end + (1 - end) * (1 - passed) / (1 - hold))
+
+
+@pytest.mark.parametrize(
+  'warmup, steps, start, end, hold',
+  [
+    (6676, 333_800, 0.005, 0.1, 0.05),
+    (4, 50, 0.0, 0.01, 0.3),
+    (0, 9, 0.5, 0, 0),
+  ],
+)
+def test_hold_and_line_against_the_official_formula(
+  warmup, steps, start, end, hold
+):
+  config = OptimConfig(
+    learning_rate=3e-4,
+    schedule='warmup-hold-linear',
+    warmup_steps=warmup,
+    warmup_scale=start,
+    final_scale=end,
+    hold=hold,
+  )
+  rate = jax.jit(optim.make_schedule(config, steps))
+  knee = warmup + hold * (steps - 1 - warmup)
+  places = [0, 1, warmup // 2, warmup - 1, warmup, warmup + 1, int(knee),
+            int(knee) + 1, steps // 2, steps - 2, steps - 1]  # fmt: skip
+  for it in [i for i in places if 0 <= i < steps]:
+    want = official_rate(
+      it,
+      peak=3e-4,
+      warmup=warmup,
+      steps=steps,
+      start=start,
+      end=end,
+      hold=hold,
+    )
+    np.testing.assert_allclose(rate(it), want, rtol=2e-5, atol=1e-12)
+  np.testing.assert_allclose(rate(steps + 5), 3e-4 * end, atol=1e-12)
+
+
+def test_fractions_of_a_schedule():
+  for fields in ({'hold': 1.0}, {'hold': -0.1}, {'warmup_scale': 2.0}):
+    with pytest.raises(ValueError, match='expected fractions'):
+      OptimConfig(**fields)
+
+
+def test_weight_decay_moves_along_half_a_cosine():
+  config = OptimConfig(
+    learning_rate=0.5,
+    schedule='constant',
+    weight_decay=0.05,
+    weight_decay_end=0.08,
+  )
+  params = {'kernel': jnp.array([2.0]), 'bias': jnp.array([2.0])}
+  tx = optim.make_optimizer(
+    config, optim.make_schedule(config, 9), params, steps=9
+  )
+  state, none = tx.init(params), jax.tree.map(jnp.zeros_like, params)
+  for it in range(10):
+    updates, state = tx.update(none, state, params)
+    passed = min(it / 8, 1)
+    decay = 0.08 - 0.03 * (0.5 + 0.5 * np.cos(np.pi * passed))
+    np.testing.assert_allclose(updates['kernel'], -0.5 * decay * 2, rtol=1e-5)
+    assert updates['bias'] == 0
+
+
 def test_one_update_against_adamw_by_hand():
   config = OptimConfig(
     learning_rate=0.1,
@@ -89,7 +162,8 @@ def test_one_update_against_adamw_by_hand():
     'fast': {'kernel': jnp.array([30.0]), 'bias': jnp.array([40.0])},
     'slow': {'kernel': jnp.array([-5.0])},
   }
-  tx = optim.make_optimizer(config, optim.make_schedule(config, 9), params)
+  schedule = optim.make_schedule(config, 9)
+  tx = optim.make_optimizer(config, schedule, params, steps=9)
   updates, _ = tx.update(grads, tx.init(params), params)
   # Adam's first update is the sign; kernels alone decay: 0.5 * 2 = 1.
   expected = {
@@ -107,11 +181,12 @@ def test_one_update_against_adamw_by_hand():
 def test_every_optimiser_goes_downhill_and_keeps_its_structure(name):
   params = {'kernel': jnp.array([3.0, -2.0])}
   first = None
-  for schedule in ('constant', 'warmup-cosine'):
+  for schedule in ('constant', 'warmup-cosine', 'warmup-hold-linear'):
     config = OptimConfig(
       name=name, learning_rate=0.05, schedule=schedule, clip_norm=None
     )
-    tx = optim.make_optimizer(config, optim.make_schedule(config, 100), params)
+    rate = optim.make_schedule(config, 100)
+    tx = optim.make_optimizer(config, rate, params, steps=100)
     state, x = tx.init(params), params
     first = first or jax.tree.structure(state)
     assert jax.tree.structure(state) == first

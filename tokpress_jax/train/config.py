@@ -88,14 +88,22 @@ class OptimConfig:
   Attributes:
     name: The optimiser; `sgd` takes `b1` as its momentum.
     learning_rate: The peak.
-    schedule: `warmup-cosine` falls to `final_scale`, `constant` stays.
-    warmup_steps: Steps from 0 to the peak, in both schedules.
-    decay_steps: Step at which the cosine ends; None is the run's last step.
+    schedule: After the warm-up `warmup-cosine` falls to `final_scale`,
+      `warmup-hold-linear` holds the peak and then falls in a line, `constant`
+      stays.
+    warmup_steps: Steps from 0 to the peak, in all schedules.
+    warmup_scale: First learning rate, as a fraction of the peak; by default
+      what one step of the warm-up adds.
+    hold: Of `warmup-hold-linear`: fraction of the steps after the warm-up that
+      have the peak.
+    decay_steps: Step at which the decay ends; None is the run's last step.
     final_scale: Last learning rate, as a fraction of the peak.
     b1: First moment's decay.
     b2: Second moment's decay.
     eps: Adam's epsilon.
     weight_decay: Times the learning rate, as in AdamW.
+    weight_decay_end: Where half a cosine takes it until the run's last step;
+      None keeps it.
     decay_mask: Regex of the parameters that are decayed.
     clip_norm: Largest norm of a program's gradient; None does not clip.
     multipliers: Ordered `(regex, factor)` of the learning rate; first match.
@@ -105,18 +113,31 @@ class OptimConfig:
 
   name: Literal['adamw', 'lion', 'sgd'] = identity('adamw')
   learning_rate: float = 1e-3
-  schedule: Literal['warmup-cosine', 'constant'] = 'warmup-cosine'
+  schedule: Literal['warmup-cosine', 'warmup-hold-linear', 'constant'] = (
+    'warmup-cosine'
+  )
   warmup_steps: int = 0
+  warmup_scale: float | None = None
+  hold: float = 0.05
   decay_steps: int | None = None
   final_scale: float = 0.0
   b1: float = identity(0.9)
   b2: float = identity(0.95)
   eps: float = identity(1e-8)
   weight_decay: float = identity(0.0)
+  weight_decay_end: float | None = identity(None)
   decay_mask: str = identity('kernel$')
   clip_norm: float | None = identity(1.0)
   multipliers: tuple[tuple[str, float], ...] = identity(())
   groups: tuple[tuple[str, str, float], ...] = ()
+
+  def __post_init__(self):
+    scale = self.warmup_scale
+    if not 0 <= self.hold < 1 or (scale is not None and not 0 <= scale <= 1):
+      raise ValueError(
+        f'optim.hold is {self.hold} and optim.warmup_scale {scale}; expected '
+        'fractions: hold below 1, and a warmup_scale up to 1 or None.'
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

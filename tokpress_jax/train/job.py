@@ -208,11 +208,13 @@ def prepare(
       n for n in names if group_of[n] == program.group
     )
     updates = -(-(train.steps - program.active_from) // program.every)
-    schedules[program.name] = optim.make_schedule(own, max(updates, 1))
+    updates = max(updates, 1)
+    schedules[program.name] = optim.make_schedule(own, updates)
     optimizers[program.name] = optim.make_optimizer(
       own,
       schedules[program.name],
       tree.select(variables['params'], members[program.name]),
+      steps=updates,
     )
 
   abstract = jax.eval_shape(

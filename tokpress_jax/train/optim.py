@@ -29,11 +29,14 @@ _RULES: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
 _OVERRIDABLE = (
   'learning_rate',
   'warmup_steps',
+  'warmup_scale',
+  'hold',
   'final_scale',
   'b1',
   'b2',
   'eps',
   'weight_decay',
+  'weight_decay_end',
   'clip_norm',
 )
 
@@ -95,7 +98,7 @@ def check(
   """
   patterns = [pattern for pattern, _ in config.multipliers]
   tree.check_patterns('optim.multipliers', patterns, names)
-  if config.weight_decay:
+  if config.weight_decay or config.weight_decay_end:
     tree.check_patterns('optim.decay_mask', [config.decay_mask], names)
   for group, field, _ in config.groups:
     if group not in groups or field not in _OVERRIDABLE:
@@ -117,32 +120,44 @@ def group_config(config: OptimConfig, group: str) -> OptimConfig:
 def make_schedule(config: OptimConfig, steps: int) -> Schedule:
   """Returns the learning rate as a function of the number of updates so far.
 
-  The warm-up's first update already has 1 / warmup_steps of the peak. A run
-  shorter than its warm-up and cosine warms up to its last step but one.
+  Without `warmup_scale` the warm-up's first update already has 1 / warmup_steps
+  of the peak. A run shorter than its warm-up and decay warms up to its last
+  step but one.
 
   Args:
     config: The configuration of one group.
-    steps: Updates of the whole run, where a cosine without `decay_steps` ends.
+    steps: Updates of the whole run, where a decay without `decay_steps` ends.
   """
   warmup, end = config.warmup_steps, config.decay_steps
-  cosine = config.schedule == 'warmup-cosine'
+  decays = config.schedule != 'constant'
   if end is None:
     end = steps
-    if cosine:
+    if decays:
       warmup = min(warmup, max(steps - 1, 0))
-  if cosine and end <= warmup:
+  if decays and end <= warmup:
     raise UserError(
-      f'optim.warmup_steps is {warmup} and the cosine ends at step {end}; '
+      f'optim.warmup_steps is {warmup} and the decay ends at step {end}; '
       'expected fewer warm-up steps. Lower --optim.warmup-steps or raise '
       '--optim.decay-steps.'
     )
 
+  def ramp(count: jax.Array) -> jax.Array:
+    first = config.warmup_scale
+    if first is None:
+      return (count + 1) / max(warmup, 1)
+    return first + (1 - first) * count / warmup if warmup else 1 + count
+
   def schedule(count: Any) -> jax.Array:
     count = jnp.asarray(count, jnp.float32)
-    rate = config.learning_rate * jnp.minimum(1.0, (count + 1) / max(warmup, 1))
-    if cosine:
+    rate = config.learning_rate * jnp.minimum(1.0, ramp(count))
+    if config.schedule == 'warmup-cosine':
       t = jnp.clip((count - warmup) / (end - warmup), 0.0, 1.0)
       fall = 0.5 * (1 + jnp.cos(jnp.pi * t))
+      rate *= config.final_scale + (1 - config.final_scale) * fall
+    elif config.schedule == 'warmup-hold-linear':
+      # The last update has `final_scale`; a cosine would have it one later.
+      t = jnp.clip((count - warmup) / max(end - 1 - warmup, 1), 0.0, 1.0)
+      fall = jnp.minimum(1.0, (1 - t) / (1 - config.hold))
       rate *= config.final_scale + (1 - config.final_scale) * fall
     return rate
 
@@ -150,7 +165,11 @@ def make_schedule(config: OptimConfig, steps: int) -> Schedule:
 
 
 def make_optimizer(
-  config: OptimConfig, schedule: Schedule, params: Mapping[str, Any]
+  config: OptimConfig,
+  schedule: Schedule,
+  params: Mapping[str, Any],
+  *,
+  steps: int,
 ) -> optax.GradientTransformation:
   """Returns the chain for the parameters of one group.
 
@@ -158,6 +177,7 @@ def make_optimizer(
     config: The configuration of this group.
     schedule: Its learning rate.
     params: Its parameters, or their shapes.
+    steps: Updates of the whole run.
   """
   factors = tree.map_named(
     lambda name, _: tree.first_match(config.multipliers, name, 1.0), params
@@ -170,12 +190,25 @@ def make_optimizer(
   return optax.chain(
     optax.identity() if clip is None else optax.clip_by_global_norm(clip),
     _RULES[config.name](config),
-    optax.add_decayed_weights(config.weight_decay, mask=decayed),
+    optax.add_decayed_weights(_weight_decay(config, steps), mask=decayed),
     optax.stateless(
       lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors)
     ),
     optax.scale_by_learning_rate(schedule),
   )
+
+
+def _weight_decay(config: OptimConfig, steps: int) -> float | Schedule:
+  """The weight decay, as a function of the number of updates if it moves."""
+  first, last = config.weight_decay, config.weight_decay_end
+  if last is None:
+    return first
+
+  def schedule(count: Any) -> jax.Array:
+    t = jnp.minimum(jnp.asarray(count, jnp.float32) / max(steps - 1, 1), 1.0)
+    return last + (first - last) * 0.5 * (1 + jnp.cos(jnp.pi * t))
+
+  return schedule
 
 
 def ema_decay(decay: float, step: Any) -> jax.Array:
