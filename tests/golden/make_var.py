@@ -48,19 +48,28 @@ def put(module, weights):
 class Draws:
   """Stands in for the random functions of an official sampler's module."""
 
-  def __init__(self, official, noise):
-    self.official = official
+  def __init__(self, official, noise, quantize):
+    self.official, self.quantize = official, quantize
     self.noise, self.mixing = map(torch.from_numpy, noise)
-    self.logits, self.codes, self.edge = [], [], 0
+    self.logits, self.codes, self.totals, self.edge = [], [], [], 0
 
   def __enter__(self):
     self.kept = self.official.sample_with_top_k_top_p_
     self.official.sample_with_top_k_top_p_ = self.sample
     self.official.gumbel_softmax_with_rng = self.gumbel
+    step = self.quantize.get_next_autoregressive_input
+
+    def record(*args):
+      total, following = step(*args)
+      self.totals.append(total.numpy().copy())
+      return total, following
+
+    self.quantize.get_next_autoregressive_input = record
     return self
 
   def __exit__(self, *_):
     self.official.sample_with_top_k_top_p_ = self.kept
+    del self.quantize.get_next_autoregressive_input
 
   def sample(self, logits, *, rng, top_k, top_p, num_samples):
     """The official filter, then argmax(log p + g); records its logits."""
@@ -158,8 +167,8 @@ def make_var():
     'vae_shapes': pack(shapes_of(vae)),
     'latents': latents.numpy(),
     'codes': torch.cat(codes, 1).numpy(),
-    # Every scale's reconstruction, every fourth pixel.
-    'painted': torch.stack(painted)[..., ::4, ::4].numpy(),
+    # Every scale's reconstruction, every eighth pixel.
+    'painted': torch.stack(painted)[..., ::8, ::8].numpy(),
     'vq_loss': loss.numpy(),
   }
 
@@ -205,10 +214,10 @@ def generated(c, official, module, vae, labels, noise, name):
   check_sensitive(weights, teach, tolerance=1e-5, fixed=FIXED)
   arrays = {
     f'{name}_shapes': pack(shapes_of(module)),
-    f'{name}_taught': teach(weights),
+    f'{name}_taught': teach(weights)[..., ::3],
   }
   for smooth in (False, True):
-    with Draws(official, noise) as draws:
+    with Draws(official, noise, vae.quantize) as draws:
       image = module.autoregressive_infer_cfg(
         2,
         label,
@@ -218,11 +227,13 @@ def generated(c, official, module, vae, labels, noise, name):
         more_smooth=smooth,
       )
     assert not draws.edge, draws.edge
-    kind = 'smooth' if smooth else 'drawn'
-    arrays[f'{name}_{kind}_codes'] = np.concatenate(draws.codes, 1)
-    arrays[f'{name}_{kind}_image'] = image[..., ::4, ::4].numpy()
-    if not smooth:
-      arrays[f'{name}_logits'] = np.concatenate(draws.logits, 1)
+    if smooth:
+      # Each scale magnifies the error of the one before, so not the last.
+      arrays[f'{name}_smooth_total'] = draws.totals[2]
+    else:
+      arrays[f'{name}_codes'] = np.concatenate(draws.codes, 1)
+      arrays[f'{name}_logits'] = np.concatenate(draws.logits, 1)[..., ::3]
+      arrays[f'{name}_image'] = image[..., ::8, ::8].numpy()
   return arrays
 
 
@@ -273,7 +284,7 @@ def make_mvar():
     return np.concatenate(out, 1)
 
   check_sensitive(weights, teach, tolerance=1e-5, fixed=FIXED)
-  with Draws(official, noise) as draws:
+  with Draws(official, noise, vae.quantize) as draws:
     total = module.autoregressive_infer(
       B=2,
       label_B=label,
@@ -284,9 +295,9 @@ def make_mvar():
   assert not draws.edge, draws.edge
   return {
     'shapes': pack(shapes_of(module)),
-    'taught': teach(weights),
+    'taught': teach(weights)[..., ::3],
     'codes': np.concatenate(draws.codes, 1),
-    'logits': np.concatenate(draws.logits, 1),
+    'logits': np.concatenate(draws.logits, 1)[..., ::3],
     'total': total.numpy(),
   }
 
@@ -344,7 +355,7 @@ def compare(depth):
   next_inputs = tokenizer.next_inputs(theirs[..., None])
   logits = jax.jit(lambda g, x, y: g(x, y))(generator, next_inputs, labels)
   show('teacher-forced logits', logits, taught.numpy())
-  with Draws(official, noise) as draws:
+  with Draws(official, noise, vae.quantize) as draws:
     image = var.autoregressive_infer_cfg(
       1,
       torch.from_numpy(labels),

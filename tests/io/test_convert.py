@@ -142,7 +142,7 @@ def test_a_released_name_is_downloaded_and_converted_once(
 ):
   monkeypatch.setenv('TOKPRESS_MODELS', str(tmp_path))
   monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-  with pytest.raises(UserError, match='tokpress convert var-d16 var_d16.pth'):
+  with pytest.raises(UserError, match=r'tokpress convert var-d16 var_d16\.pth'):
     export.load('var-d16')
   asked = []
 
