@@ -4,6 +4,8 @@ import dataclasses
 import json
 from typing import Any, Self
 
+import numpy as np
+
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
 
@@ -72,6 +74,11 @@ class Header:
       for name, bits in CODINGS.items()
       if self.codebook_size <= 2**bits or bits == 32
     )
+
+  @property
+  def dtype(self) -> np.dtype:
+    """`coding` as it lies in a file, little-endian."""
+    return np.dtype(self.coding).newbyteorder('<')
 
   def to_json(self) -> bytes:
     """Returns the header as it stands in a file."""

@@ -169,6 +169,7 @@ class Reader:
         raise UserError(
           f'{self._paths[0]} and {path} are not of one set: {"; ".join(wrong)}.'
         )
+    self._dtype = self.header.dtype
     self._places = [places for _, places in read]
     self._ends = np.cumsum([len(p) - 1 for p in self._places]).tolist()
 
@@ -190,7 +191,10 @@ class Reader:
     shard, row = self._find(index)
     start, stop = self._places[shard][row : row + 2].tolist()
     body = os.pread(self._files[shard], stop - start, start)
-    return _unpack(body, self.header, self.where(index))
+    try:
+      return _unpack(body, self.header, self._dtype)
+    except UserError as error:
+      raise UserError(f'{self.where(index)} {error}') from None
 
   def __iter__(self) -> Iterator[Record]:
     """Reads them all, in order."""
@@ -281,14 +285,12 @@ def _pack(record: Record, header: Header) -> bytes:
   )
   lengths = np.asarray(record.lengths, '<u4')
   codes = [row[:n] for row, n in zip(record.codes, lengths, strict=True)]
-  stored = np.concatenate(codes).astype(
-    np.dtype(header.coding).newbyteorder('<')
-  )
+  stored = np.concatenate(codes).astype(header.dtype)
   body += lengths.tobytes() + name + stored.tobytes()
   return struct.pack('<I', zlib.crc32(body)) + body
 
 
-def _unpack(data: bytes, header: Header, where: str) -> Record:
+def _unpack(data: bytes, header: Header, dtype: np.dtype) -> Record:
   """Inverse of `_pack`, with the codes padded to all slots.
 
   Raises:
@@ -300,8 +302,8 @@ def _unpack(data: bytes, header: Header, where: str) -> Record:
     struct.unpack_from('<I', data)[0] != zlib.crc32(body)
   ):
     raise UserError(
-      f'{where} is damaged: its checksum is wrong. Copy the file again, or '
-      'remove it and run the same `tokpress encode` again.'
+      'is damaged: its checksum is wrong. Copy the file again, or remove it '
+      'and run the same `tokpress encode` again.'
     )
   index, label, view, size, *place = _RECORD.unpack_from(body)
   rows = place[6] * place[7]
@@ -309,29 +311,31 @@ def _unpack(data: bytes, header: Header, where: str) -> Record:
   lengths = np.frombuffer(body, '<u4', rows, start).astype(np.int32)
   start += 4 * rows
   name = bytes(body[start : start + size]).decode()
-  kind = np.dtype(header.coding).newbyteorder('<')
-  flat = np.frombuffer(body, kind, offset=start + size)
+  flat = np.frombuffer(body, dtype, offset=start + size)
   shape = (rows, header.num_tokens, header.num_codes)
   if flat.size != lengths.sum() * shape[2] or (lengths > shape[1]).any():
     raise UserError(
-      f'{where} holds {flat.size} codes for {rows} rows of '
+      f'holds {flat.size} codes for {rows} rows of '
       f'{lengths.tolist()[:8]} tokens with {shape[2]} codes each, of which '
       f'there may be {shape[1]}. It was not written by `tokpress encode`.'
     )
   if flat.size and flat.max() >= header.codebook_size:
     raise UserError(
-      f'{where} holds the code {flat.max()}, and its tokenizer has '
+      f'holds the code {flat.max()}, and its tokenizer has '
       f'{header.codebook_size} codes, from 0. It was not written by `tokpress '
       'encode`.'
     )
   if not -1 <= label < header.num_classes:
     raise UserError(
-      f'{where} has the class {label} of {header.num_classes}. It was not '
+      f'has the class {label} of {header.num_classes}. It was not '
       'written by `tokpress encode`.'
     )
-  codes = np.zeros(shape, np.int32)
-  slots = np.arange(shape[1]) < lengths[:, None]  # [R, N]
-  codes[slots] = flat.reshape(-1, shape[2])
+  if flat.size == np.prod(shape):  # most often, and faster
+    codes = flat.astype(np.int32).reshape(shape)
+  else:
+    codes = np.zeros(shape, np.int32)
+    slots = np.arange(shape[1]) < lengths[:, None]  # [R, N]
+    codes[slots] = flat.reshape(-1, shape[2])
   return Record(
     codes=codes,
     lengths=lengths,

@@ -34,10 +34,10 @@ class TokenizerTask(Task):
   """
 
   sharding_rules: ClassVar[tuple[tuple[str, tuple[Any, ...]], ...]] = (
-    (r'/attn/qkv/kernel$', (None, 'fsdp', 'model')),
-    (r'/attn/proj/kernel$', (None, 'model', 'fsdp')),
-    (r'/mlp/(fc1|gate)/kernel$', (None, 'fsdp', 'model')),
-    (r'/mlp/fc2/kernel$', (None, 'model', 'fsdp')),
+    (r'/layers/attn/qkv/kernel$', (None, 'fsdp', 'model')),
+    (r'/layers/attn/proj/kernel$', (None, 'model', 'fsdp')),
+    (r'/layers/mlp/(fc1|gate)/kernel$', (None, 'fsdp', 'model')),
+    (r'/layers/mlp/fc2/kernel$', (None, 'model', 'fsdp')),
   )
 
   model: TokenizerConfig
