@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tokpress_jax.metrics import FeatureStats, frechet_distance
+from tokpress_jax.metrics import FeatureStats, Moments, frechet_distance
 
 
 def _features(n, dim=12, seed=0, offset=0.0):
@@ -28,6 +28,17 @@ def test_equals_scipy():
   a, b = FeatureStats.of(x), FeatureStats.of(y)
   np.testing.assert_allclose(frechet_distance(a, b), expected, rtol=1e-6)
   np.testing.assert_allclose(frechet_distance(b, a), expected, rtol=1e-6)
+
+
+def test_moments_of_a_file_are_as_good_as_samples():
+  x, y = _features(40, seed=1), _features(30, seed=2, offset=0.5)
+  a, b = FeatureStats.of(x), FeatureStats.of(y)
+  given = Moments(y.mean(0), np.cov(y.T))
+  expected = frechet_distance(a, b)
+  np.testing.assert_allclose(frechet_distance(a, given), expected)
+  np.testing.assert_allclose(frechet_distance(given, a), expected)
+  with pytest.raises(ValueError, match=r'covariance \[D, D\]; got \(12,\)'):
+    Moments(y.mean(0), np.cov(y))
 
 
 def test_one_dimension_in_closed_form():

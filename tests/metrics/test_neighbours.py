@@ -5,6 +5,7 @@ from tokpress_jax.metrics import (
   class_spread,
   distances,
   nearest_distance,
+  neighbours,
   precision_recall,
   sample_diversity,
 )
@@ -47,6 +48,24 @@ def test_precision_recall_equal_the_definition(k):
   assert found.precision > found.recall
 
 
+@pytest.mark.parametrize('held', [1, 1000, 2**20])
+def test_blocks_do_not_change_precision_and_recall(monkeypatch, held):
+  """Far from zero, and with points that are there twice."""
+  monkeypatch.setattr(neighbours, '_DISTANCES', held)
+  rng = np.random.default_rng(2)
+  real = rng.normal(size=(53, 40)) + 30
+  fake = np.concatenate([real[:7], 0.8 * rng.normal(size=(41, 40)) + 30])
+  between = distances(real, fake)
+  radius = lambda x: np.sort(distances(x, x), axis=1)[:, 3]
+  expected = (
+    (between <= radius(real)[:, None]).any(0).mean(),
+    (between <= radius(fake)[None]).any(1).mean(),
+  )
+  found = precision_recall(np.float32(real), np.float32(fake))
+  assert (found.precision, found.recall) == pytest.approx(expected)
+  assert 0.1 < found.recall < 0.9 and 0.1 < found.precision < 0.95
+
+
 def test_collapse_keeps_precision_and_loses_recall():
   rng = np.random.default_rng(0)
   real = rng.normal(size=(200, 4))
@@ -71,5 +90,7 @@ def test_diversity():
 def test_errors():
   with pytest.raises(ValueError, match='more than 3 points'):
     precision_recall(np.zeros((3, 2)), np.zeros((9, 2)))
+  with pytest.raises(ValueError, match='have 3 and 2 features'):
+    precision_recall(np.zeros((9, 3)), np.zeros((9, 2)))
   with pytest.raises(ValueError, match='No class has two images'):
     class_spread(np.zeros((2, 2)), np.array([0, 1]))

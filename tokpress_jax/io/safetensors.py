@@ -104,3 +104,9 @@ def fingerprint(tree: Mapping[str, Any]) -> str:
     digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
     digest.update(array.tobytes())
   return digest.hexdigest()[:16]
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+  """Returns the SHA-256 of any file, in hexadecimal."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -1,7 +1,27 @@
 """Numbers that say how good images, codes and samples are."""
 
-from tokpress_jax.metrics.frechet import FeatureStats, frechet_distance
+from tokpress_jax.metrics.frechet import (
+  FeatureStats,
+  Moments,
+  frechet_distance,
+)
+from tokpress_jax.metrics.generation import (
+  METRICS,
+  Collector,
+  FeatureExtractor,
+  ImageFeatures,
+  InceptionScore,
+  collect,
+  compare,
+  inception_score,
+)
 from tokpress_jax.metrics.images import psnr, ssim
+from tokpress_jax.metrics.inception import (
+  Inception,
+  InceptionFeatures,
+  InceptionWeights,
+  load_inception,
+)
 from tokpress_jax.metrics.judge import (
   Judge,
   JudgeConfig,
@@ -17,6 +37,7 @@ from tokpress_jax.metrics.neighbours import (
   precision_recall,
   sample_diversity,
 )
+from tokpress_jax.metrics.pixels import RESIZES, preprocess
 from tokpress_jax.metrics.rate import (
   RatePoint,
   bits_per_pixel,
@@ -25,22 +46,37 @@ from tokpress_jax.metrics.rate import (
 from tokpress_jax.quantize.base import perplexity, usage
 
 __all__ = [
+  'METRICS',
+  'RESIZES',
+  'Collector',
+  'FeatureExtractor',
   'FeatureStats',
+  'ImageFeatures',
+  'Inception',
+  'InceptionFeatures',
+  'InceptionScore',
+  'InceptionWeights',
   'Judge',
   'JudgeConfig',
+  'Moments',
   'PatchCoding',
   'PrecisionRecall',
   'RatePoint',
   'bits_per_pixel',
   'class_agreement',
   'class_spread',
+  'collect',
+  'compare',
   'distances',
   'fit_kmeans',
   'frechet_distance',
+  'inception_score',
+  'load_inception',
   'nearest_distance',
   'patch_coding',
   'perplexity',
   'precision_recall',
+  'preprocess',
   'psnr',
   'rate_distortion',
   'sample_diversity',

@@ -71,7 +71,34 @@ class FeatureStats:
     return (self.outer - centre) / (self.count - 1)
 
 
-def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
+@dataclasses.dataclass(frozen=True)
+class Moments:
+  """Mean and covariance that somebody else computed.
+
+  Attributes:
+    mean: float64 [D].
+    covariance: float64 [D, D].
+    count: of how many samples; None if that is not known.
+  """
+
+  mean: np.ndarray
+  covariance: np.ndarray
+  count: int | None = None
+
+  def __post_init__(self):
+    size = np.size(self.mean)
+    if np.shape(self.mean) != (size,) or (
+      np.shape(self.covariance) != (size, size)
+    ):
+      raise ValueError(
+        f'Expected a mean [D] and a covariance [D, D]; got '
+        f'{np.shape(self.mean)} and {np.shape(self.covariance)}.'
+      )
+
+
+def frechet_distance(
+  a: FeatureStats | Moments, b: FeatureStats | Moments
+) -> float:
   """The squared Fréchet distance of the two Gaussians.
 
   The trace of (C1 C2)^1/2 is that of (S C2 S)^1/2 with S = C1^1/2, which is
@@ -85,15 +112,16 @@ def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
   Returns:
     A number >= 0.
   """
-  if a.shift.shape != b.shift.shape:
+  mean, other = a.mean, b.mean
+  if mean.shape != other.shape:
     raise ValueError(
-      f'The sets have {a.shift.size} and {b.shift.size} features; both must '
+      f'The sets have {mean.size} and {other.size} features; both must '
       'come from the same network.'
     )
-  values, vectors = np.linalg.eigh(a.covariance)
+  c1, c2 = a.covariance, b.covariance
+  values, vectors = np.linalg.eigh(c1)
   root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-  inner = root @ b.covariance @ root
-  product = np.sqrt(np.maximum(np.linalg.eigvalsh(inner), 0)).sum()
-  traces = np.trace(a.covariance) + np.trace(b.covariance)
-  distance = np.sum((a.mean - b.mean) ** 2) + traces - 2 * product
+  product = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ c2 @ root), 0)).sum()
+  traces = np.trace(c1) + np.trace(c2)
+  distance = np.sum((mean - other) ** 2) + traces - 2 * product
   return float(max(distance, 0.0))

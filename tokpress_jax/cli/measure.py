@@ -1,0 +1,409 @@
+"""What `tokpress evaluate --metrics` does: draw, reconstruct, read, compare.
+
+Dimension letters: N images, B batch, H rows, W columns, C channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from tokpress_jax import data as data_lib
+from tokpress_jax import generators, metrics, types
+from tokpress_jax.errors import UserError
+from tokpress_jax.io import image_sets, safetensors
+from tokpress_jax.io import images as images_lib
+from tokpress_jax.metrics import generation, inception, recipe
+from tokpress_jax.tokenizers import legal_length
+
+Numbers = dict[str, dict[str, Any]]
+
+PAIRED = ('psnr', 'ssim')
+RECONSTRUCTION = ('rfid', 'rsfid', 'is', *PAIRED)
+
+
+def draw(
+  model: types.Loaded,
+  labels: np.ndarray,
+  *,
+  seed: int,
+  sampler: generators.Sampler,
+  batch_size: int,
+  tokens: int | None = None,
+  devices: Sequence[jax.Device] = (),
+) -> Iterator[np.ndarray]:
+  """Draws one image for each label.
+
+  Args:
+    model: a generator with its tokenizer.
+    labels: int [N].
+    seed: with the number of a batch's first image it makes the batch's key, so
+      that an image depends on the batch size too (as in `tokpress sample`).
+    sampler: how codes are drawn.
+    batch_size: B; the last batch is filled up.
+    tokens: of each image; all if None.
+    devices: which a batch is divided among; they must divide B.
+
+  Yields:
+    uint8 [B, H, W, C], the last batch smaller.
+  """
+  if model.tokenizer is None:
+    raise UserError(
+      'This generator has no tokenizer, so it draws codes and no images.'
+    )
+  rows = None
+  if devices:
+    mesh = jax.sharding.Mesh(np.array(devices), ('data',))
+    spec = jax.sharding.PartitionSpec
+    rows = jax.sharding.NamedSharding(mesh, spec('data'))
+    model = jax.device_put(model, jax.sharding.NamedSharding(mesh, spec()))
+  key = jax.random.key(seed)
+  for start in range(0, len(labels), batch_size):
+    index = np.arange(start, start + batch_size) % len(labels)
+    out = generators.sample(
+      model,
+      jax.device_put(labels[index], rows),
+      rng=jax.random.fold_in(key, start),
+      sampler=sampler,
+      num_tokens=tokens,
+    )
+    images = images_lib.to_uint8(jax.device_get(out.images))
+    yield images[: len(labels) - start]
+
+
+def balanced_labels(count: int, classes: int, *, seed: int) -> np.ndarray:
+  """Every class as often as any other, in an order drawn from the seed.
+
+  The order matters to the Inception score of the usual evaluator, which cuts
+  the file into ten parts.
+
+  Args:
+    count: N.
+    classes: K; 0 gives all 0.
+    seed: of the order.
+
+  Returns:
+    int32 [N].
+  """
+  labels = np.arange(count, dtype=np.int32) % max(classes, 1)
+  return np.random.default_rng(seed).permutation(labels)
+
+
+def measure_samples(
+  batches: Iterable[np.ndarray],
+  *,
+  extractor: generation.FeatureExtractor,
+  wanted: Sequence[str],
+  source: Mapping[str, Any],
+  reference: tuple[generation.ImageFeatures, Mapping[str, Any]] | None,
+  shuffle_seed: int | None,
+) -> Numbers:
+  """Measures images that come in batches.
+
+  Args:
+    batches: uint8 [B, H, W, C].
+    extractor: the network.
+    wanted: of `metrics.METRICS`.
+    source: where the images are from, for the recipe.
+    reference: features and where they are from, from `read_reference`.
+    shuffle_seed: see `metrics.inception_score`.
+  """
+  found = metrics.collect(extractor, batches, metrics=wanted)
+  theirs = reference[0] if reference else None
+  values = metrics.compare(
+    found, theirs, metrics=wanted, shuffle_seed=shuffle_seed
+  )
+  return recipe.numbers(
+    values,
+    extractor=extractor,
+    samples=found,
+    reference=theirs,
+    samples_from=source,
+    reference_from=reference[1] if reference else None,
+    shuffle_seed=shuffle_seed,
+  )
+
+
+def measure_tokenizer(
+  model: types.Loaded,
+  data: data_lib.DataConfig,
+  *,
+  extractor: generation.FeatureExtractor | None,
+  wanted: Sequence[str],
+  batch_size: int,
+  tokens: int | None,
+  shuffle_seed: int | None,
+  source: Mapping[str, Any],
+) -> Numbers:
+  """Measures reconstructions against the images they are of.
+
+  Args:
+    model: a tokenizer.
+    data: the images; `eval_split` is measured.
+    extractor: the network, which `psnr` and `ssim` do without.
+    wanted: of `RECONSTRUCTION`.
+    batch_size: images at once.
+    tokens: of each image; all if None.
+    shuffle_seed: see `metrics.inception_score`.
+    source: what the model is, for the recipe.
+  """
+  config = model.module.config
+  length = legal_length(tokens or config.num_tokens, config.boundaries)
+  window = min(11, (config.image_size - 1) // 2 * 2 + 1)
+  needed = [name.removeprefix('r') for name in wanted if name not in PAIRED]
+  ours, theirs = (
+    _collector(extractor, {of[name] for name in needed if name in of})
+    for of in (generation.OF_SAMPLES, generation.OF_REFERENCE)
+  )
+
+  @jax.jit
+  def run(model, pixels):
+    encoded = model.encode(images_lib.to_float(pixels))
+    again = images_lib.to_uint8(
+      model.decode_codes(encoded.codes, length=length)
+    )
+    unit = lambda x: x.astype(jnp.float32) / 255
+    found = {}
+    if 'psnr' in wanted:
+      found['psnr'] = metrics.psnr(unit(again), unit(pixels))
+    if 'ssim' in wanted:
+      found['ssim'] = metrics.ssim(unit(again), unit(pixels), window=window)
+    return again, found
+
+  paired: dict[str, list[np.ndarray]] = {n: [] for n in PAIRED if n in wanted}
+  count = 0
+  for batch in data_lib.eval_batches(data, batch_size=batch_size):
+    valid = batch['valid']
+    again, values = jax.device_get(run(model, batch['image']))
+    for name, value in values.items():
+      paired[name].append(value[valid])
+    count += int(valid.sum())
+    if ours is not None:
+      ours.add(again[valid])
+    if theirs is not None:
+      theirs.add(batch['image'][valid])
+  source = {**source, 'tokens': length}
+  numbers: Numbers = {}
+  if ours is not None and extractor is not None:
+    found = ours.result()
+    real = theirs.result() if theirs is not None else None
+    numbers = recipe.numbers(
+      metrics.compare(found, real, metrics=needed, shuffle_seed=shuffle_seed),
+      extractor=extractor,
+      samples=found,
+      reference=real,
+      samples_from={'reconstructions_by': source},
+      reference_from=describe_data(data),
+      shuffle_seed=shuffle_seed,
+      prefix='r',
+    )
+  for name, parts in paired.items():
+    own = {'window': window} if name == 'ssim' else {}
+    numbers[name] = {
+      'value': float(np.mean(np.concatenate(parts), dtype=np.float64)),
+      'recipe': {
+        'of': 'the mean over images, of uint8 pixels, peak 255',
+        **own,
+        'samples': {'count': count, 'reconstructions_by': source},
+        'reference': describe_data(data),
+        **recipe.environment(),
+      },
+    }
+  return {name: numbers[name] for name in wanted}
+
+
+def read_reference(
+  given: image_sets.ImageSet | data_lib.DataConfig,
+  *,
+  extractor: generation.FeatureExtractor,
+  wanted: Sequence[str],
+  batch_size: int,
+) -> tuple[generation.ImageFeatures, dict[str, Any]]:
+  """Reads what samples are compared with.
+
+  Args:
+    given: an opened file or folder, or a data set, whose `eval_split` counts.
+    extractor: the network.
+    wanted: of `metrics.METRICS`.
+    batch_size: images read at once.
+
+  Returns:
+    Features, and where they are from.
+
+  Raises:
+    UserError: if statistics are of another network, or if they do and images
+      would be needed.
+  """
+  of = generation.OF_REFERENCE
+  needed = {of[name] for name in wanted if name in of}
+  if isinstance(given, data_lib.DataConfig):
+    collector = generation.Collector(extractor, needed)
+    for images in progress(_valid(given, batch_size), 'reference'):
+      collector.add(images)
+    return collector.result(), describe_data(given)
+  stored = _stored(given, extractor)
+  rest = needed - set(stored)
+  features = generation.ImageFeatures()
+  if rest and given.shape is None:
+    lost = [name for name in wanted if of.get(name) in rest]
+    raise UserError(
+      f'{given.path} holds {", ".join(given.statistics)} and no images, which '
+      f'{", ".join(lost)} would need. Leave them out of --metrics, or give '
+      'images.'
+    )
+  if rest:
+    collector = generation.Collector(extractor, rest)
+    for images in progress(given.batches(batch_size), 'reference'):
+      collector.add(images)
+    features = collector.result()
+  moments: dict[str, Any] = {k: v for k, v in stored.items() if k in needed}
+  return dataclasses.replace(features, **moments), describe_file(given)
+
+
+def _stored(
+  given: image_sets.ImageSet, extractor: generation.FeatureExtractor
+) -> dict[str, metrics.Moments]:
+  """The moments that a file holds."""
+  ours = recipe.network_recipe(extractor)
+  theirs = given.recipe or {}
+  for name, mine, other in (
+    ('resize', ours['resize'], theirs.get('resize')),
+    (
+      'network',
+      ours['network']['fingerprint'],
+      theirs.get('network', {}).get('fingerprint'),
+    ),
+  ):
+    if other is not None and other != mine:
+      raise UserError(
+        f'The statistics in {given.path} were made with {name} {other}, this '
+        f'is {mine}: they cannot be compared. Make them again, or give the '
+        'same.'
+      )
+  counts = theirs.get('samples', {}).get('count')
+  found = {}
+  for name, mean, covariance, size in (
+    ('pool', 'mu', 'sigma', inception.POOL_FEATURES),
+    ('spatial', 'mu_s', 'sigma_s', inception.SPATIAL_FEATURES),
+  ):
+    if mean not in given.statistics:
+      continue
+    mu, sigma = given.statistics[mean], given.statistics[covariance]
+    if mu.size != size:
+      raise UserError(
+        f'{mean} of {given.path} has {mu.size} numbers; this network has '
+        f'{size}.'
+      )
+    found[name] = metrics.Moments(
+      mu.astype(np.float64), sigma.astype(np.float64), count=counts
+    )
+  return found
+
+
+def save_statistics(
+  path: str,
+  features: generation.ImageFeatures,
+  source: Mapping[str, Any],
+  extractor: generation.FeatureExtractor,
+) -> None:
+  """Writes the moments of a set with their recipe; see `io.image_sets`."""
+  arrays = {}
+  for moments, end in ((features.pool, ''), (features.spatial, '_s')):
+    if isinstance(moments, metrics.Moments):
+      raise UserError('The reference is a file of statistics already.')
+    if moments is not None:
+      arrays[f'mu{end}'] = moments.mean
+      arrays[f'sigma{end}'] = moments.covariance
+  if 'mu' not in arrays:
+    raise UserError('Statistics are those of fid (and sfid): add it.')
+  how = {
+    **recipe.network_recipe(extractor),
+    'samples': {
+      'count': features.count,
+      'pixels_sha256': features.sha256,
+      **source,
+    },
+  }
+  image_sets.save_statistics(path, arrays, how)
+
+
+def describe_model(model: types.Loaded) -> dict[str, Any]:
+  """Says which weights, without saying where they lie."""
+  found = {
+    'model': model.spec.name,
+    'fingerprint': safetensors.fingerprint(model.variables),
+  }
+  if model.tokenizer is not None:
+    tokenizer = model.tokenizer
+    found['tokenizer'] = tokenizer.spec.name
+    found['tokenizer_fingerprint'] = safetensors.fingerprint(
+      tokenizer.variables
+    )
+  return found
+
+
+def describe_data(data: data_lib.DataConfig) -> dict[str, Any]:
+  """Says which images."""
+  return {
+    'data': data.name,
+    'split': data.eval_split,
+    'image_size': data.image_size,
+    'fit': data.fit,
+  }
+
+
+def describe_file(given: image_sets.ImageSet) -> dict[str, Any]:
+  """Says which file."""
+  if given.files:
+    return {'folder': given.path.name}
+  return {
+    'file': given.path.name,
+    'file_sha256': safetensors.file_sha256(given.path),
+  }
+
+
+def progress(
+  batches: Iterable[np.ndarray], what: str, total: int | None = None
+) -> Iterator[np.ndarray]:
+  """Shows how many images have passed, on a terminal."""
+  with tqdm.tqdm(total=total, desc=what, unit='image', disable=None) as bar:
+    for images in batches:
+      yield images
+      bar.update(len(images))
+
+
+def saved(
+  batches: Iterable[np.ndarray],
+  path: str | pathlib.Path,
+  labels: np.ndarray,
+) -> Iterator[np.ndarray]:
+  """Passes images through, and writes them to an .npz with their classes."""
+  writer = None
+  for images in batches:
+    if writer is None:
+      shape = (len(labels), *images.shape[1:])
+      writer = image_sets.ImageWriter(path, shape)
+    writer.write(images)
+    yield images
+  if writer is not None:
+    writer.close(labels)
+
+
+def _collector(
+  extractor: generation.FeatureExtractor | None, kept: set[str]
+) -> generation.Collector | None:
+  if extractor is None or not kept:
+    return None
+  return generation.Collector(extractor, kept)
+
+
+def _valid(data: data_lib.DataConfig, batch_size: int) -> Iterator[np.ndarray]:
+  for batch in data_lib.eval_batches(data, batch_size=batch_size):
+    yield batch['image'][batch['valid']]
