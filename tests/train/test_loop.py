@@ -210,10 +210,10 @@ def test_programs_must_make_sense(tmp_path):
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Wrong(toys.Game):
     def programs(self):
-      play, judge = super().programs()
-      return judge, play
+      _, judge = super().programs()
+      return (judge,)
 
-  with pytest.raises(UserError, match='must run at every step'):
+  with pytest.raises(UserError, match='one must run at every step'):
     fit(toys.config(Wrong()), tmp_path)
 
 

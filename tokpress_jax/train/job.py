@@ -5,10 +5,12 @@ data, each program's optimiser, and the shape and sharding of every array.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -207,8 +209,9 @@ def prepare(
     members[program.name] = tuple(
       n for n in names if group_of[n] == program.group
     )
-    updates = -(-(train.steps - program.active_from) // program.every)
-    updates = max(updates, 1)
+    if program.optimizer:
+      continue
+    updates = max(int(count_updates(program, train.steps, programs)), 1)
     schedules[program.name] = optim.make_schedule(own, updates)
     optimizers[program.name] = optim.make_optimizer(
       own,
@@ -258,9 +261,36 @@ def _check_programs(programs: Sequence[Program]) -> None:
       f'The task has the programs {names}; expected at least one, and no name '
       'twice.'
     )
-  first = programs[0]
-  if first.active_from or first.every != 1:
+  for i, program in enumerate(programs):
+    earlier = {p.name: p.group for p in programs[:i] if not p.optimizer}
+    if program.optimizer and earlier.get(program.optimizer) != program.group:
+      raise UserError(
+        f'Program {program.name!r} shares the optimiser of '
+        f'{program.optimizer!r}; expected an earlier program of its group with '
+        f'an optimiser of its own: {sorted(earlier)}.'
+      )
+  always = any(p.active_from == 0 and p.runs == p.every for p in programs)
+  period = 1 if always else math.lcm(*(p.every for p in programs))
+  idle = [s for s in range(period) if not any(p.active(s) for p in programs)]
+  if idle:
     raise UserError(
-      f'The first program {first.name!r} has active_from={first.active_from} '
-      f'and every={first.every}; it must run at every step. Put another first.'
+      f'No program of {names} runs at step {idle[0]} (and {len(idle) - 1} more '
+      f'of the first {period}); one must run at every step.'
     )
+
+
+def count_updates(
+  program: Program, step: Any, programs: Sequence[Program]
+) -> Any:
+  """Updates that a program's optimiser has made before a step.
+
+  Args:
+    program: One of `programs`.
+    step: From 0; may be traced.
+    programs: All of the task. Those that share an optimiser take turns.
+  """
+  if sum(p.owner == program.owner for p in programs) > 1:
+    return step
+  since = step - program.active_from
+  rest = jnp.minimum(since % program.every, program.runs)
+  return since // program.every * program.runs + rest

@@ -150,6 +150,7 @@ class _Run:
     self._ledger, self._preemption = ledger, preemption
     self._evaluator = Evaluator(job)
     self._pending: tuple[int, Mapping[str, Any], Any] | None = None
+    self._latest: dict[str, Any] = {}  # metrics since the last line
 
   def train(self, state: TrainState, start: int) -> TrainState:
     """Runs the steps from `start` on."""
@@ -218,8 +219,11 @@ class _Run:
     bad = {k: v for k, v in values.items() if not math.isfinite(v)}
     if bad:
       raise NonFiniteError(self._epitaph(done, bad, records))
+    self._latest |= values
     if done % train.log_every and done not in (1, train.steps):
       return
+    # A program that rests at this step shows its last one since the last line.
+    values, self._latest = self._latest, {}
     values = {'loss': values.pop('loss'), **values}
     spent = self._ledger.seconds
     rate = self._show.log(done, values, seconds=spent['step'] + spent['data'])

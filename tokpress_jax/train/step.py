@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.train import optim, tree
-from tokpress_jax.train.job import Job
+from tokpress_jax.train.job import Job, count_updates
 from tokpress_jax.train.mesh import BATCH_AXES, replicated
 from tokpress_jax.train.state import TrainState
 from tokpress_jax.train.task import Batch, Metrics, Program, Variables
@@ -139,8 +139,8 @@ def make_step(
   """
   train, task = job.config.train, job.task
   optimizer, schedule = (
-    job.optimizers[program.name],
-    job.schedules[program.name],
+    job.optimizers[program.owner],
+    job.schedules[program.owner],
   )
   members = frozenset(job.members[program.name])
 
@@ -169,11 +169,11 @@ def make_step(
       gradient, batch, rng, train.accumulate, job.mesh
     )
     updates, opt_state = optimizer.update(
-      grads, state.opt_state[program.name], trained
+      grads, state.opt_state[program.owner], trained
     )
     metrics['grad_norm'] = optax.tree_utils.tree_norm(grads)
     metrics['update_norm'] = optax.tree_utils.tree_norm(updates)
-    count = (step - program.active_from) // program.every
+    count = count_updates(program, step, job.programs)
     metrics['learning_rate'] = schedule(count)
 
     trained = optax.apply_updates(trained, updates)
@@ -192,7 +192,7 @@ def make_step(
     after = TrainState(
       step=step + 1,
       variables=new,
-      opt_state={**state.opt_state, program.name: opt_state},
+      opt_state={**state.opt_state, program.owner: opt_state},
       ema=ema,
     )
     return _where_finite(metrics, after, state), metrics

@@ -47,6 +47,9 @@ class Program:
     group: The group of parameters that this program changes.
     active_from: First step at which it runs.
     every: It runs at steps `active_from + i * every`.
+    runs: So many steps in a row each time.
+    optimizer: Name of an earlier program whose optimiser it goes on with, where
+      several take turns at the same parameters; its own by default.
   """
 
   name: str
@@ -54,18 +57,26 @@ class Program:
   group: str = 'main'
   active_from: int = 0
   every: int = 1
+  runs: int = 1
+  optimizer: str = ''
 
   def __post_init__(self):
-    if self.active_from < 0 or self.every < 1:
+    if self.active_from < 0 or not 1 <= self.runs <= self.every:
       raise ValueError(
-        f'program {self.name!r} has active_from={self.active_from} and '
-        f'every={self.every}; expected active_from >= 0 and every >= 1.'
+        f'program {self.name!r} has active_from={self.active_from}, '
+        f'every={self.every} and runs={self.runs}; expected active_from >= 0 '
+        'and 1 <= runs <= every.'
       )
+
+  @property
+  def owner(self) -> str:
+    """Names the optimiser that it uses."""
+    return self.optimizer or self.name
 
   def active(self, step: int) -> bool:
     """Whether the program runs at this step (counted from 0)."""
     since = step - self.active_from
-    return since >= 0 and since % self.every == 0
+    return since >= 0 and since % self.every < self.runs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +136,7 @@ class Task:
   def programs(self) -> tuple[Program, ...]:
     """Returns the programs, in the order in which a step runs them.
 
-    The first one must be active at every step.
+    At least one must be active at every step.
     """
     raise NotImplementedError
 

@@ -9,6 +9,7 @@ Dimension letters: B batch, N tokens, Q codes of one token, V codes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, cast
 
 import jax
@@ -36,6 +37,8 @@ class GeneratorTask(Task):
       scales or length, classes) is filled in from them.
     tokenizer: a model directory, a work directory or a hub name.
     smoothing: of the labels.
+    turns: steps in a row that each of the model's training `passes` gets, in
+      turn: (8, 1, 1) in MVAR's recipe. () trains all in one pass.
   """
 
   sharding_rules: ClassVar[Any] = TokenizerTask.sharding_rules
@@ -43,6 +46,7 @@ class GeneratorTask(Task):
   model: GeneratorConfig
   tokenizer: str = ''
   smoothing: float = 0.0
+  turns: tuple[int, ...] = ()
 
   def bind(self, info: Any) -> GeneratorTask:
     """Loads the tokenizer and fits the generator to it and to the data."""
@@ -78,8 +82,30 @@ class GeneratorTask(Task):
     return self.model.build(dtype=self.dtype).init(rng, inputs, labels)
 
   def programs(self) -> tuple[Program, ...]:
-    """One program: the whole generator."""
-    return (Program(name='generator', loss=self._loss),)
+    """One program for all blocks, or one for each pass of `turns`.
+
+    The passes take turns at the same parameters and share one optimiser.
+    """
+    if not self.turns:
+      return (Program(name='generator', loss=self._loss),)
+    passes = getattr(self.model, 'passes', ())
+    if len(passes) != len(self.turns):
+      raise UserError(
+        f'task.turns={self.turns} gives turns to {len(self.turns)} passes, and '
+        f'this generator trains in {len(passes)}: its scales {passes}'
+      )
+    names = [f'scales_{first}_{last - 1}' for first, last in passes]
+    return tuple(
+      Program(
+        name=name,
+        loss=functools.partial(self._loss, scales=scales),
+        active_from=sum(self.turns[:i]),
+        every=sum(self.turns),
+        runs=self.turns[i],
+        optimizer=names[0] if i else '',
+      )
+      for i, (name, scales) in enumerate(zip(names, passes, strict=True))
+    )
 
   def _targets(self, variables: Variables, batch: Batch):
     """Codes [B, N], the generator's inputs, and labels [B]."""
@@ -96,20 +122,48 @@ class GeneratorTask(Task):
       labels = jnp.zeros(codes.shape[:1], jnp.int32)
     return codes[..., 0], inputs, labels
 
-  def _loss(self, variables: Variables, batch: Batch, rng: Any, step: Any):
+  def _loss(
+    self,
+    variables: Variables,
+    batch: Batch,
+    rng: Any,
+    step: Any,
+    scales: tuple[int, int] | None = None,
+  ):
+    """Of all blocks, or of a pass over scales [first, last).
+
+    A pass weighs each of its tokens as the whole would (1 / N), so that the
+    passes of a cycle add up to one objective (MVAR's official trainer).
+    """
     del step
     codes, inputs, labels = self._targets(variables, batch)
     own = {k: v for k, v in variables.items() if k != FROZEN}
     module = self.model.build(dtype=self.dtype)
-    rngs = {'dropout': rng}
+    options = {} if scales is None else {'scales': scales}
     logits = cast(
       jax.Array,
-      module.apply(own, inputs, labels, deterministic=False, rngs=rngs),
+      module.apply(
+        own,
+        inputs,
+        labels,
+        deterministic=False,
+        rngs={'dropout': rng},
+        **options,
+      ),
     )
+    if scales is not None:
+      bounds = (0, *self.model.boundaries)
+      codes = codes[:, bounds[scales[0]] : bounds[scales[1]]]
     mask = _token_mask(batch, codes)
     loss = losses.cross_entropy(
       logits, codes, mask=mask, smoothing=self.smoothing
     )
+    if scales is not None:
+      found = {
+        'cross_entropy': loss,
+        'accuracy': losses.accuracy(logits, codes, mask=mask),
+      }
+      return loss * (codes.shape[1] / self.model.num_tokens), found, {}
     found = {'accuracy': losses.accuracy(logits, codes, mask=mask)}
     blocks = _blocks(self.model.boundaries)
     if len(blocks) > 1:
