@@ -4,14 +4,15 @@
   tokpress train configs/var_d16_imagenet256.py --workdir runs/var_d16
 
 The recipe of Tian et al., "Visual Autoregressive Modeling", arXiv 2404.02905,
-on the released tokenizer. Hardware: the authors took 2.5 days on 16 A100 GPUs;
-more devices or fewer need no change (`--train.accumulate 4` for few,
-`--mesh.fsdp 8` for the large models). Expected, from the paper: FID 3.55 of
-50,000 samples with guidance 1.5, top-k 900, top-p 0.96. We have not run it.
+on the released tokenizer. Hardware: the authors report 2.5 days on 16 A100
+GPUs. XLA puts a step at 16 GB for 48 images per device (`--dry-run`; 153 GB
+without `remat`); `--train.accumulate` divides it. Expected, from the paper: FID
+3.55 of 50,000 samples with guidance 1.5, top-k 900, top-p 0.96. We have not run
+it.
 
-So images are tokenised in every step. Or tokenise them once, here 10 crops of
-each (18 GB), and train from the cache; the same command goes on where it was
-interrupted, and `--part 3 16` shares the work among 16 processes:
+This tokenises the images in every step. Or tokenise them once, here 10 crops of
+each (18 GB), and train from the cache. Interrupted, `encode` goes on with the
+files that are missing; `--part 3 16` makes it one of 16 processes:
 
   tokpress encode var-vqvae --data imagenet2012 --split train --crops 10
     --crop-min 0.8889 --crop-max 0.8889 --out caches/imagenet256
@@ -66,6 +67,7 @@ def get_config() -> Config:
         class_dropout=0.1,
         drop_path=0.1 * 16 / 24,
         gate_init=1e-3,
+        remat=True,
       ),
     ),
     data=DataConfig(

@@ -1,7 +1,9 @@
 """Token files: images as codes, with all that is needed to get them back.
 
 One format for a few photographs, for what `tokpress decode` reads, and for the
-caches that generators train from. A file holds (numbers are little-endian):
+caches that generators train from. (An ArrayRecord file takes 128 kB at least,
+the tokens of a photograph some hundred bytes.) A file holds, its numbers being
+little-endian:
 
 | bytes     | what                                                           |
 |-----------|----------------------------------------------------------------|
