@@ -67,6 +67,45 @@ class Released:
     return KINDS[self.kind].attribute(self.config)(*self.arguments)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+  """A network that measures or trains models and is none itself.
+
+  Attributes:
+    name: of the network.
+    keys: the module with `RULES` and `expected()`.
+    marks: a tensor of each file that its weights lie in.
+    files: what those are called.
+  """
+
+  name: str
+  keys: str
+  marks: tuple[str, ...]
+  files: tuple[str, ...]
+
+  def attribute(self, name: str) -> Any:
+    """Something of the module of keys."""
+    return getattr(importlib.import_module(f'tokpress_jax.{self.keys}'), name)
+
+
+NETWORKS = {
+  network.name: network
+  for network in (
+    Network(
+      name='inception',
+      keys='metrics.inception',
+      marks=('Conv2d_1a_3x3.conv.weight',),
+      files=('pt_inception-2015-12-05-6726825d.pth',),
+    ),
+    Network(
+      name='lpips',
+      keys='losses.lpips',
+      marks=('features.0.weight', 'lin0.model.1.weight'),
+      files=('vgg16-397923af.pth', 'vgg.pth'),
+    ),
+  )
+}
+
 _VAR_KEYS = 'generators.scale_wise_keys'
 KINDS = {
   kind.name: kind
@@ -168,7 +207,7 @@ def kind_of(name: str) -> tuple[Kind, Released | None]:
   if name in KINDS:
     return KINDS[name], row if name != 'var-vqvae' else None
   if row is None:
-    names = {**KINDS, **RELEASED}
+    names = {**KINDS, **RELEASED, **NETWORKS}
     raise UserError(
       f'There are no released weights {name!r}. {did_you_mean(name, names)}'
     )

@@ -1,4 +1,4 @@
-"""`tokpress convert KIND FILE --out FILE.safetensors`."""
+"""`tokpress convert KIND FILE... --out FILE.safetensors`."""
 
 import dataclasses
 import pathlib
@@ -18,8 +18,10 @@ class Flags:
   Attributes:
     kind: What the file is: a layout (`var`, `mvar`, `var-vqvae`; sizes are
       read off the tensors) or one published file (`var-d16`, ...), whose
-      sizes it must have. `tokpress list weights` shows all.
-    file: The checkpoint, .pth or .safetensors, with official names.
+      sizes it must have; `tokpress list weights` shows all. Or a network that
+      measures or trains models: `inception`, `lpips`.
+    files: The checkpoint, .pth or .safetensors, with official names; of `lpips`
+      there are two.
     out: The file to write.
     scales: Sides of the token maps, where they are not the released ones.
     tokenizer: Of a generator: the name or the file of its tokenizer; by default
@@ -27,7 +29,7 @@ class Flags:
   """
 
   kind: tyro.conf.Positional[str]
-  file: tyro.conf.Positional[str]
+  files: tyro.conf.Positional[tuple[str, ...]]
   out: str
   scales: tuple[int, ...] = ()
   tokenizer: str | None = None
@@ -35,16 +37,30 @@ class Flags:
 
 def main(argv: Sequence[str]) -> None:
   """Writes the file and says what it holds."""
-  from tokpress_jax.io import convert, export
+  from tokpress_jax.io import convert, export, safetensors
 
   flags = tyro.cli(Flags, args=list(argv), prog='tokpress convert')
+  if not flags.files:
+    raise UserError(f'Name the file that {flags.kind} is in.')
   if pathlib.Path(flags.out).suffix != '.safetensors':
     raise UserError(
       f'--out {flags.out} must end in .safetensors, such as '
-      f'{pathlib.Path(flags.file).stem}.safetensors'
+      f'{pathlib.Path(flags.files[0]).stem}.safetensors'
     )
+  if flags.kind in released.NETWORKS:
+    variables = convert.convert_network(flags.files, flags.kind)
+    safetensors.save(flags.out, variables, {'name': flags.kind})
+    count = sum(x.size for x in jax.tree.leaves(variables))
+    print(f'{flags.out}: {flags.kind}, {count:,} numbers')
+    return
   kind, row = released.kind_of(flags.kind)
-  loaded = convert.convert(flags.file, flags.kind, scales=flags.scales or None)
+  if len(flags.files) > 1:
+    raise UserError(
+      f'{flags.kind} is in one file; got {", ".join(flags.files)}.'
+    )
+  loaded = convert.convert(
+    flags.files[0], flags.kind, scales=flags.scales or None
+  )
   tokenizer = flags.tokenizer
   if tokenizer is None:
     tokenizer = row.tokenizer if row is not None else kind.tokenizer

@@ -63,6 +63,7 @@ class Flags:
     dtype: Of the model's matmuls.
     is_order: Whether the Inception score's ten parts are cut from the samples
       shuffled (by a fixed seed), or as they lie in the file.
+    image_size: Side of the images of --data, if the samples do not say it.
     save: Write the samples to this .npz, as the usual ImageNet evaluator reads
       it: images as arr_0, classes as arr_1.
     save_statistics: Write the reference's mu, sigma, mu_s, sigma_s to this
@@ -92,6 +93,7 @@ class Flags:
   tokens: int | None = None
   dtype: Literal['float32', 'bfloat16'] = 'float32'
   is_order: Literal['shuffled', 'file'] = 'shuffled'
+  image_size: int | None = None
   save: str | None = None
   save_statistics: str | None = None
 
@@ -121,8 +123,14 @@ _USED = {
     'save_statistics',
   ),
   'a tokenizer': (*_NETWORK, 'tokens', 'dtype'),
-  'images': (*_NETWORK, 'samples', 'reference', 'save_statistics'),
-  'a reference': (*_NETWORK, 'reference', 'save_statistics'),
+  'images': (
+    *_NETWORK,
+    'samples',
+    'reference',
+    'image_size',
+    'save_statistics',
+  ),
+  'a reference': (*_NETWORK, 'reference', 'image_size', 'save_statistics'),
 }
 
 
@@ -169,6 +177,11 @@ def _check_used(flags: Flags, what: str) -> None:
 
 def _by_task(flags: Flags, path: pathlib.Path) -> dict[str, float]:
   """The metrics of the task that trains such a model."""
+  if path.is_file():
+    raise UserError(
+      f'{flags.model} is a file of weights, without a task: say what to '
+      'measure by --metrics (see `tokpress evaluate --help`).'
+    )
   if workdir.is_workdir(path):
     from tokpress_jax.train.evaluate import evaluate
 
@@ -240,7 +253,10 @@ def _images(flags: Flags) -> dict[str, Any]:
   wanted = flags.metrics or known
   generation.check_metrics(wanted, known)
   given = None if flags.samples is None else _opened(flags.samples)
-  data = None if flags.data is None else _data(flags, None, None)
+  data = None
+  if flags.data is not None:
+    _, size, _, channels = given.shape if given else (0, None, 0, None)
+    data = _data(flags, None, flags.image_size or size, channels)
   extractor = _extractor(flags)
   reference = _reference(flags, extractor, wanted, data)
   if given is None:
@@ -279,11 +295,15 @@ def _generator(flags: Flags, model: Loaded) -> dict[str, Any]:
     schedule=flags.schedule,
   )
   sampler.check(model.module.config.codebook_size)
-  shape = None if model.tokenizer is None else model.tokenizer.module.config
+  if model.tokenizer is None:
+    raise UserError(
+      f'{flags.model} has no tokenizer, so that it draws codes and no images.'
+    )
+  made = model.tokenizer.module.config
   needs = any(name in generation.OF_REFERENCE for name in wanted)
   data = None
   if needs and flags.reference is None:
-    data = _data(flags, model, shape)
+    data = _data(flags, model, made.image_size, made.channels)
   extractor = _extractor(flags)
   reference = _reference(flags, extractor, wanted, data)
   labels = measure.balanced_labels(count, classes, seed=flags.seed)
@@ -331,7 +351,8 @@ def _tokenizer(flags: Flags, model: Loaded) -> dict[str, Any]:
   _check_used(flags, 'a tokenizer')
   wanted = flags.metrics or measure.RECONSTRUCTION
   generation.check_metrics(wanted, measure.RECONSTRUCTION)
-  data = _data(flags, model, model.module.config)
+  config = model.module.config
+  data = _data(flags, model, config.image_size, config.channels)
   extractor = None
   if set(wanted) - set(measure.PAIRED):
     extractor = _extractor(flags)
@@ -430,11 +451,16 @@ def _reference(
   return reference
 
 
-def _data(flags: Flags, model: Loaded | None, config: Any) -> DataConfig:
-  """The data set that is asked for, in the size that the model makes."""
+def _data(
+  flags: Flags,
+  model: Loaded | None,
+  image_size: int | None,
+  channels: int | None = None,
+) -> DataConfig:
+  """The data set that is asked for, in the size of what it is compared with."""
   base = DataConfig()
   if model is not None and flags.data is None:
-    path = hub.resolve(model.spec.source)
+    path = pathlib.Path(model.spec.source)
     if not workdir.is_workdir(path):
       raise UserError(
         f'{flags.model} is an exported model: say with what to compare it, '
@@ -445,8 +471,8 @@ def _data(flags: Flags, model: Loaded | None, config: Any) -> DataConfig:
     'name': flags.data,
     'eval_split': flags.split,
     'data_dir': flags.data_dir,
-    'image_size': getattr(config, 'image_size', None),
-    'channels': getattr(config, 'channels', None),
+    'image_size': image_size,
+    'channels': channels,
   }
   given = {k: v for k, v in fields.items() if v is not None}
   return dataclasses.replace(base, **given)

@@ -54,10 +54,6 @@ def draw(
   Yields:
     uint8 [B, H, W, C], the last batch smaller.
   """
-  if model.tokenizer is None:
-    raise UserError(
-      'This generator has no tokenizer, so it draws codes and no images.'
-    )
   rows = None
   if devices:
     mesh = jax.sharding.Mesh(np.array(devices), ('data',))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,15 +39,7 @@ def read_checkpoint(
       containers, or no such model.
   """
   path = pathlib.Path(path)
-  if path.suffix not in (*_PICKLES, '.safetensors'):
-    raise UserError(
-      f'{path} is neither a .safetensors file nor a checkpoint of PyTorch '
-      f'({", ".join(_PICKLES)}).'
-    )
-  if path.suffix == '.safetensors':
-    tree: Any = safetensors.load_flat(path)
-  else:
-    tree = _unpickle(path)
+  tree = _read(path)
   found = _below(tree, mark)
   if found is None:
     names = ', '.join(list(_names(tree))[:8])
@@ -56,6 +48,17 @@ def read_checkpoint(
       f'{names}, ... Give the kind that the file is of.'
     )
   return {name: _array(x) for name, x in found.items()}
+
+
+def _read(path: pathlib.Path) -> Any:
+  if path.suffix not in (*_PICKLES, '.safetensors'):
+    raise UserError(
+      f'{path} is neither a .safetensors file nor a checkpoint of PyTorch '
+      f'({", ".join(_PICKLES)}).'
+    )
+  if path.suffix == '.safetensors':
+    return safetensors.load_flat(path)
+  return _unpickle(path)
 
 
 def _unpickle(path: pathlib.Path) -> Any:
@@ -158,6 +161,42 @@ def convert(
     licence=kind.licence,
   )
   return types.Loaded(module=config.build(), variables=variables, spec=spec)
+
+
+def convert_network(
+  sources: Sequence[str | os.PathLike[str]], name: str
+) -> types.Variables:
+  """Reads the files of a network that measures or trains models.
+
+  Args:
+    sources: The files, in any order; each may hold all of it or a part.
+    name: A row of `released.NETWORKS`.
+
+  Returns:
+    Variables (NumPy).
+
+  Raises:
+    UserError: A file is no part of it; one report of every missing, unused and
+      mis-shaped tensor.
+  """
+  network = released.NETWORKS[name]
+  tensors: dict[str, np.ndarray] = {}
+  for source in map(pathlib.Path, sources):
+    tree = _read(source)
+    parts = [_below(tree, mark) for mark in network.marks]
+    if not any(parts):
+      raise UserError(
+        f'{source} is no part of {name}: it has none of '
+        f'{", ".join(network.marks)}. Give {" and ".join(network.files)}.'
+      )
+    for part in filter(None, parts):
+      tensors |= {key: _array(x) for key, x in part.items()}
+  return keymap.convert(
+    tensors,
+    network.attribute('RULES'),
+    network.attribute('expected')(),
+    where=', '.join(map(str, sources)),
+  )
 
 
 def models_dir() -> pathlib.Path:
