@@ -18,7 +18,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tokpress_jax import (
   generators,
   losses,
-  nn,
   quantize,
   tokenizers,
   types,
@@ -89,6 +88,7 @@ def next_token(**kwargs):
 ROWS = {
   'scale_wise': scale_wise(),
   'scale_wise_shared_modulation': scale_wise(modulation='shared', qk_norm=None),
+  'scale_wise_own': scale_wise(sees='own', kernels=(None, None, 1)),
   'next_token_rotary': next_token(),
   'next_token_learned': next_token(
     positions='learned', norm='layer', qk_norm='l2', bias='qv'
@@ -357,14 +357,19 @@ def test_sharded_over_eight_devices_equals_one(name):
 
 
 @each_module
-def test_unstacked_layers_sample_the_same(name):
+def test_a_model_made_ready_samples_the_same(name):
   model = loaded(name)
   _, labels, _ = batch(name)
-  split = types.Loaded(
-    model.module, nn.unstack(model.variables), model.spec, model.tokenizer
-  )
-  got = sample(name, labels, model=split)
+  ready = generators.for_sampling(model)
+  got = sample(name, labels, model=ready)
   np.testing.assert_array_equal(got.codes, sample(name, labels).codes)
+  half = generators.for_sampling(model, dtype=jnp.bfloat16)
+  shapes = jax.eval_shape(lambda: sample(name, labels, model=half))
+  assert shapes.images.dtype == jnp.float32
+  kinds = {x.dtype for x in jax.tree.leaves(half.variables)}
+  assert kinds == {jnp.dtype(jnp.bfloat16)}
+  exact = jax.tree.leaves(half.tokenizer.variables['params']['quantizer'])
+  assert {x.dtype for x in exact} == {jnp.dtype(jnp.float32)}
 
 
 @each_module

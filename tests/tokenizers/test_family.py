@@ -74,6 +74,19 @@ ROWS = {
       ),
     },
   ),
+  'var_vqvae': Row(
+    tokenizers.VARTokenizerConfig(
+      image_size=SIDE,
+      channels=CHANNELS,
+      patch=2,
+      width=4,
+      multipliers=(1, 2),
+      blocks=1,
+      groups=2,
+      quantizer=quantize.MultiScaleVQConfig(vq=VQ, scales=(1, 2, 3), phi=2),
+    ),
+    {'var-vqvae': tokenizers.VARTokenizerConfig()},
+  ),
 }
 every = pytest.mark.parametrize('name', ROWS)
 PUBLISHED = {k: c for row in ROWS.values() for k, c in row.published.items()}

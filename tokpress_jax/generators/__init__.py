@@ -1,6 +1,12 @@
 """Generators: order, visibility, inputs, commit, head and sampler, composed."""
 
-from tokpress_jax.generators.base import GeneratorConfig, Sampled, sample
+from tokpress_jax.generators.base import (
+  Drawn,
+  GeneratorConfig,
+  Sampled,
+  sample,
+)
+from tokpress_jax.generators.editing import Box, drawn_tokens, keep
 from tokpress_jax.generators.heads import CategoricalHead
 from tokpress_jax.generators.loops import BlockLoop, RefineLoop
 from tokpress_jax.generators.next_token import (
@@ -8,6 +14,7 @@ from tokpress_jax.generators.next_token import (
   NextTokenGenerator,
 )
 from tokpress_jax.generators.order import Order, reveal_counts
+from tokpress_jax.generators.ready import for_sampling
 from tokpress_jax.generators.sampling import SCHEDULES, Sampler
 from tokpress_jax.generators.scale_wise import (
   ScaleWiseConfig,
@@ -17,7 +24,9 @@ from tokpress_jax.generators.scale_wise import (
 __all__ = [
   'SCHEDULES',
   'BlockLoop',
+  'Box',
   'CategoricalHead',
+  'Drawn',
   'GeneratorConfig',
   'NextTokenConfig',
   'NextTokenGenerator',
@@ -27,6 +36,9 @@ __all__ = [
   'Sampler',
   'ScaleWiseConfig',
   'ScaleWiseGenerator',
+  'drawn_tokens',
+  'for_sampling',
+  'keep',
   'reveal_counts',
   'sample',
 ]

@@ -249,7 +249,8 @@ def _sample(
   length = full if length is None else jnp.clip(length, 1, num_tokens)
   kept = lengths_lib.prefix_mask(length, num_tokens)
   codes = jnp.where(kept, drawn.codes, 0)[..., None]
-  images, previews = None, ()
+  images: Array | None = None
+  previews: tuple[Array, ...] = ()
   if tokenizer is not None:
     paint = lambda n: _paint(tokenizer, drawn, codes, n)
     images = paint(length)

@@ -111,7 +111,8 @@ class ScaleWiseConfig(base.GeneratorConfig):
   def mask(self, first: int, last: int) -> np.ndarray:
     """Who attends to whom in scales [first, last), bool [T, T]."""
     if self.sees == 'earlier':
-      return visibility.causal_blocks(orders.blocks(self.sizes[:last]).rank)
+      rank = orders.blocks(self.sizes[:last]).rank
+      return np.asarray(visibility.causal_blocks(rank))
     kernels = self.kernels or (None,) * len(self.scales)
     return visibility.windowed_blocks(
       self.grids[first:last], kernels[first:last]

@@ -139,7 +139,7 @@ class GeneratorTask(Task):
     codes, inputs, labels = self._targets(variables, batch)
     own = {k: v for k, v in variables.items() if k != FROZEN}
     module = self.model.build(dtype=self.dtype)
-    options = {} if scales is None else {'scales': scales}
+    options: dict[str, Any] = {} if scales is None else {'scales': scales}
     logits = cast(
       jax.Array,
       module.apply(
