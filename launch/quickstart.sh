@@ -21,10 +21,10 @@ train() {
 }
 train one_d
 train multi_scale
-train scale_wise --task.tokenizer "$out/multi_scale"
+train var --task.tokenizer "$out/multi_scale"
 train next_token --task.tokenizer "$out/one_d"
 train vit
 
 echo "== report"
-tokpress report "$out"/{one_d,multi_scale,scale_wise,next_token,vit} \
+tokpress report "$out"/{one_d,multi_scale,var,next_token,vit} \
   --out "$out" --top-p 0.95 --guidance 1.0

@@ -2,7 +2,7 @@
 # Run one tokpress command on all workers of a TPU, again after a preemption.
 #
 #   TPU_NAME=my-tpu ZONE=us-east5-b ./launch/tpu_run.sh [--dry-run] \
-#     train configs/scale_wise_imagenet.py --workdir gs://bucket/runs/a
+#     train configs/var_d16_imagenet256.py --workdir gs://bucket/runs/a
 #
 # Exit code 75 means "state saved, start me again" (see CONTRIBUTING.md): the
 # same command finds its checkpoint in --workdir, which every worker must

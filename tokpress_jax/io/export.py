@@ -172,6 +172,19 @@ def export_run(
   )
 
 
+def locate(
+  name: str | os.PathLike[str], *, revision: str | None = None
+) -> pathlib.Path:
+  """Returns the path of a model; see `load` for the names.
+
+  Raises:
+    UserError: There is no such model, or it cannot be had.
+  """
+  if os.fspath(name) in released.RELEASED and not pathlib.Path(name).exists():
+    return convert.fetch(os.fspath(name))
+  return hub.resolve(name, revision=revision)
+
+
 def load(
   name: str | os.PathLike[str],
   *,
@@ -195,10 +208,7 @@ def load(
   Raises:
     UserError: There is no such model, or its files do not belong together.
   """
-  if os.fspath(name) in released.RELEASED and not pathlib.Path(name).exists():
-    path = convert.fetch(os.fspath(name))
-  else:
-    path = hub.resolve(name, revision=revision)
+  path = locate(name, revision=revision)
   if workdir_lib.is_workdir(path):
     loaded = _from_run(path, None, dtype)[2]
   else:
@@ -222,7 +232,7 @@ def load_variables(name: str | os.PathLike[str]) -> types.Variables:
   Args:
     name: As in `load`, or a safetensors file with our names.
   """
-  path = hub.resolve(name)
+  path = locate(name)
   if path.is_file():
     return safetensors.load(path)
   if workdir_lib.is_workdir(path):

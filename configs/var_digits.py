@@ -1,6 +1,6 @@
-"""A scale-wise generator on the pyramids of configs/multi_scale_digits.py.
+"""A small VAR on the pyramids of configs/multi_scale_digits.py.
 
-  tokpress train configs/scale_wise_digits.py --workdir runs/scale_wise
+  tokpress train configs/var_digits.py --workdir runs/var
 
 Train the tokenizer first. Hardware: 2 CPU cores, about 2 minutes. Class
 agreement of 500 samples (guidance 1, top-p 0.95): 0.99.
@@ -15,7 +15,7 @@ from tokpress_jax.train.tasks import GeneratorTask
 
 def get_config() -> Config:
   return Config(
-    name='scale_wise_digits',
+    name='var_digits',
     task=GeneratorTask(
       tokenizer='runs/multi_scale',
       model=ScaleWiseConfig(
