@@ -74,7 +74,11 @@ ROWS = {
   ),
   'multi_scale_ema': Row(
     MultiScaleVQConfig(
-      vq=dataclasses.replace(SMALL, learning='ema'), scales=(1, 4), phi=0
+      vq=dataclasses.replace(SMALL, learning='ema'),
+      scales=(1, 4),
+      phi=0,
+      standardize='scale',
+      counted='scales',
     ),
     MultiScaleVQConfig(scales=(1, 2, 3, 4, 6, 9, 13, 18, 24, 32)),
     shape=(B, 4, 4),

@@ -10,7 +10,12 @@ import pytest
 
 from tokpress_jax.nn.resize import resize_matrix
 from tokpress_jax.quantize import MultiScaleVQConfig, VQConfig
-from tokpress_jax.quantize.multi_scale import phi_index
+from tokpress_jax.quantize.base import CodebookStats
+from tokpress_jax.quantize.multi_scale import (
+  level_scales,
+  phi_index,
+  update_scales,
+)
 
 SCALES = (1, 2, (2, 3), 4)
 CONFIG = MultiScaleVQConfig(
@@ -63,7 +68,7 @@ def _conv(x, kernel, bias):
   return out
 
 
-def _oracle(params, z):
+def _oracle(params, z, used=(True,) * 4, centre=None, gain=None):
   """Codes, the sum after each scale, the next inputs."""
   params = jax.tree.map(np.float64, params)
   z = np.float64(z)
@@ -71,12 +76,17 @@ def _oracle(params, z):
   codes, sums, inputs = [], [], []
   for k, grid in enumerate(CONFIG.grids):
     small = _resize(rest, grid, 'area')
+    if gain is not None:
+      small = (small - centre[k]) / gain[k]
     square = ((small[..., None, :] - params['vq']['codebook']) ** 2).sum(-1)
-    code = square.argmin(-1)
-    h = _resize(params['vq']['codebook'][code], (4, 4), 'bicubic')
+    code = square.argmin(-1) * used[k]
+    h = params['vq']['codebook'][code]
+    if gain is not None:
+      h = centre[k] + gain[k] * h
+    h = _resize(h, (4, 4), 'bicubic')
     phi = params[f'phi_{[0, 0, 1, 1][k]}']
     h = 0.6 * h + 0.4 * _conv(h, phi['kernel'], phi['bias'])
-    f_hat, rest = f_hat + h, rest - h
+    f_hat, rest = f_hat + h * used[k], rest - h * used[k]
     codes.append(code.reshape(len(z), -1))
     sums.append(f_hat)
     if k + 1 < len(SCALES):
@@ -138,6 +148,23 @@ def test_dropped_scales_neither_add_nor_count(model):
   np.testing.assert_array_equal(out.stats.count.sum(1), [3, 8, 6, 16])
 
 
+def test_any_scales_may_be_dropped(model):
+  module, variables, z = model
+  used = jnp.array([[1, 0, 1, 1], [0, 1, 0, 1], [1, 1, 1, 0]], bool)
+  run = jax.jit(lambda v, z, k: module.apply(v, z, keep=k))
+  out = run(variables, z, used)
+  # A scale that is left out is left to the ones after it.
+  for row, scales in enumerate(np.asarray(used)):
+    codes, sums, _ = _oracle(variables['params'], z[row : row + 1], scales)
+    np.testing.assert_allclose(out.embeddings[row], sums[-1][0], atol=2e-5)
+    np.testing.assert_array_equal(out.codes[row, :, 0], codes[0])
+  np.testing.assert_array_equal(out.stats.count.sum(1), [2, 8, 12, 32])
+  # A prefix is a special case.
+  some = run(variables, z, jnp.arange(4)[None] < jnp.array([[1], [4], [2]]))
+  same = run(variables, z, jnp.array([1, 4, 2]))
+  np.testing.assert_array_equal(some.codes, same.codes)
+
+
 def test_both_parts_learn_from_the_sum(model):
   module, variables, z = model
   grads = jax.grad(lambda p: module.apply({'params': p}, z).losses['codebook'])(
@@ -149,6 +176,129 @@ def test_both_parts_learn_from_the_sum(model):
     lambda p: module.apply({'params': p}, z).losses['commitment']
   )(variables['params'])
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(zero))
+
+
+STANDARD = dataclasses.replace(CONFIG, standardize='scale')
+
+
+def _standard(model):
+  _, variables, z = model
+  rng = np.random.default_rng(0)
+  centre = rng.normal(size=(4, 3)).astype(np.float32)
+  gain = rng.uniform(0.2, 2, size=4).astype(np.float32)
+  book = {'centre': jnp.asarray(centre), 'gain': jnp.asarray(gain)}
+  return STANDARD.build(), {**variables, 'codebook': book}, z, centre, gain
+
+
+def test_standardized_scales_match_numpy(model):
+  module, variables, z, centre, gain = _standard(model)
+  codes, sums, inputs = _oracle(
+    variables['params'], z, centre=centre, gain=gain
+  )
+  out = jax.jit(module.apply)(variables, z)
+  np.testing.assert_array_equal(out.codes[..., 0], codes)
+  np.testing.assert_allclose(out.embeddings, sums[-1], atol=5e-5)
+  found = _next_inputs(module, variables, out.codes)
+  np.testing.assert_allclose(found, inputs, atol=5e-5)
+  whole = _lookup(module, variables, out.codes)
+  np.testing.assert_allclose(whole, sums[-1], atol=5e-5)
+  # The sums that the codebook learns from are those of standardised tokens.
+  rest = module.apply(variables, z, out.codes, method='residuals')
+  for k, x in enumerate(rest):
+    x = (np.asarray(x).reshape(-1, 3) - centre[k]) / gain[k]
+    np.testing.assert_allclose(
+      out.stats.total[k].sum(0), x.sum(0), rtol=1e-3, atol=2e-4
+    )
+    np.testing.assert_allclose(
+      out.stats.square[k].sum(), (x**2).sum(), rtol=1e-3
+    )
+
+
+def test_running_averages_of_the_scales():
+  """Two batches: the averages of the raw tokens, the first in full."""
+  config = dataclasses.replace(
+    STANDARD, vq=VQConfig(codebook_size=5, dim=3, decay=0.8), scales=(1, 2, 2)
+  )
+  rng = np.random.default_rng(0)
+  state = {
+    'seen': jnp.zeros(3),
+    'frequency': jnp.zeros((3, 5)),
+    'centre': jnp.zeros((3, 3)),
+    'gain': jnp.ones(3),
+  }
+  update = jax.jit(lambda *args: update_scales(*args, config))
+  mean, variance, frequency = 0.0, 0.0, 0.0
+  for step, rate in enumerate((1.0, 0.2 / 0.36)):
+    raw = rng.normal(size=(3, 200, 3)) * 0.1 + step + 1
+    codes = rng.integers(5, size=(3, 200))
+    x = (raw - np.asarray(state['centre'])[:, None]) / np.asarray(
+      state['gain']
+    ).reshape(3, 1, 1)
+    # The last scale is dropped in the second batch.
+    alive = np.array([1.0, 1.0, step == 0]).reshape(3, 1, 1)
+    hot = np.eye(5)[codes] * alive  # [S, n, V]
+    sums = hot.sum(1), np.einsum('snv,snd->svd', hot, x)
+    sums = (*sums, np.einsum('snv,snd->sv', hot, x**2))
+    stats = CodebookStats(*(jnp.asarray(y, jnp.float32) for y in sums))
+    state = update(state, stats)
+    mean += rate * (raw.mean(1) - mean)
+    variance += rate * (raw.var(1).mean(-1) - variance)
+    frequency += rate * (hot.mean(1) - frequency)
+    if step == 0:
+      last = state
+  for k in (0, 1):
+    np.testing.assert_allclose(state['centre'][k], mean[k], rtol=1e-4)
+    np.testing.assert_allclose(state['gain'][k] ** 2, variance[k], rtol=1e-3)
+    np.testing.assert_allclose(state['frequency'][k], frequency[k], rtol=1e-4)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(a[2], b[2]), state, last
+  )
+  alone = CodebookStats(  # One token has no spread.
+    count=jnp.eye(3, 5), total=jnp.ones((3, 5, 3)) / 5, square=jnp.eye(3, 5)
+  )
+  assert (update(state, alone)['gain'] > 0).all()
+
+
+def test_scales_that_count_alike():
+  count = np.array([[1.0, 1.0], [6.0, 2.0], [0.0, 0.0]])
+  stats = CodebookStats(
+    count=jnp.asarray(count), total=jnp.asarray(count)[..., None] * 2
+  )
+  found = level_scales(stats)
+  np.testing.assert_allclose(found.count, [[2.5, 2.5], [3.75, 1.25], [0, 0]])
+  np.testing.assert_allclose(found.total, 2 * found.count[..., None])
+
+
+@pytest.mark.parametrize('counted', ['tokens', 'scales'])
+def test_update_goes_to_scales_and_codebook(counted):
+  config = MultiScaleVQConfig(
+    vq=VQConfig(codebook_size=6, dim=2, learning='ema', decay=0.5),
+    scales=(1, 2),
+    phi=0,
+    standardize='scale',
+    counted=counted,
+  )
+  module = config.build()
+  z = jax.random.normal(jax.random.key(1), (8, 2, 2, 2))
+  variables = {
+    k: {'inner': v} for k, v in module.init(jax.random.key(0), z).items()
+  }
+  bare = {k: v['inner'] for k, v in variables.items()}
+  stats = module.apply(bare, z).stats
+  new = config.update(variables, stats, rng=jax.random.key(0), path=('inner',))
+  usage = config.usage(new, path=('inner',))
+  np.testing.assert_allclose(
+    usage, stats.count / stats.count.sum(1, keepdims=True), rtol=1e-6
+  )
+  counts = stats.count
+  if counted == 'scales':  # 8 tokens and 32, of 40
+    counts = counts * jnp.array([[20 / 8], [20 / 32]])
+  np.testing.assert_allclose(
+    new['codebook']['inner']['vq']['usage'],
+    0.5 + 0.5 * counts.sum(0) * 6 / 40,
+    rtol=1e-5,
+  )
+  assert (new['codebook']['inner']['gain'] != 1).all()
 
 
 def test_shared_convolutions_follow_the_published_table():
@@ -175,6 +325,8 @@ def test_published_lengths():
     ({'scales': ()}, 'scales is empty'),
     ({'scales': (1, 4, 2)}, 'scale 4x4 does not fit into the last'),
     ({'scales': (1, 2), 'phi': 3}, 'phi=3 convolutions for 2 scales'),
+    ({'standardize': 'yes'}, "standardize='yes' is not one of"),
+    ({'counted': 'images'}, "counted='images' is not one of"),
   ],
 )
 def test_bad_config(fields, message):

@@ -5,6 +5,10 @@ algorithms 1 and 2. A map f of the finest grid is coded from coarse to fine:
 at scale k the residual is shrunk to that grid, quantised, enlarged again,
 optionally passed through a convolution phi_k, and subtracted.
 
+All scales share one codebook, but their residuals have other means and spreads:
+trained as it is, a coarse scale finds few codes near its residuals and comes to
+use a handful. `standardize` gives every scale the same mean and spread first.
+
 Dimensions: B batch, H W the finest grid, C channels, S scales, L all tokens
 of all scales in order, l the tokens of one scale, V codes.
 """
@@ -20,9 +24,13 @@ from flax import linen as nn
 
 from tokpress_jax.nn import resize as resize_lib
 from tokpress_jax.quantize import base
+from tokpress_jax.quantize import vq as vq_lib
 from tokpress_jax.quantize.vq import VectorQuantizer, VQConfig
 
 Array = jax.Array
+
+_STANDARDIZE = ('none', 'scale')
+_COUNTED = ('tokens', 'scales')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +48,13 @@ class MultiScaleVQConfig(base.QuantizerConfig):
     upsample: how a scale is enlarged.
     next_downsample: how a generator's next input is shrunk. VAR has 'area',
       Infinity 'bilinear'.
+    standardize: 'none', as VAR; or 'scale': what a scale quantises is first
+      centred by its mean vector and divided by its spread (one number),
+      running averages of the training batches with `vq.decay`, and a code's
+      vector is taken back the same way.
+    counted: what counts alike where the codebook learns from statistics:
+      'tokens', or 'scales' (each scale as much as any other, however few its
+      tokens are).
   """
 
   vq: VQConfig = VQConfig(dim=32)
@@ -49,8 +64,12 @@ class MultiScaleVQConfig(base.QuantizerConfig):
   downsample: str = 'area'
   upsample: str = 'bicubic'
   next_downsample: str = 'area'
+  standardize: str = 'none'
+  counted: str = 'tokens'
 
   def __post_init__(self):
+    vq_lib.check_choice('standardize', self.standardize, _STANDARDIZE)
+    vq_lib.check_choice('counted', self.counted, _COUNTED)
     if not self.scales:
       raise ValueError('scales is empty; give at least one grid, as (1, 2, 4).')
     if not 0 <= self.phi <= len(self.scales):
@@ -97,9 +116,89 @@ class MultiScaleVQConfig(base.QuantizerConfig):
     return MultiScaleVQ(self)
 
   def update(self, variables, stats, *, rng, path=()):
-    """See `QuantizerConfig.update`; the scales' sums are added up."""
+    """See `QuantizerConfig.update`; the codebook learns from all scales."""
+    state = vq_lib.walk(variables['codebook'], path)
+    new = update_scales(state, stats, self)
+    variables = {
+      **variables,
+      'codebook': vq_lib.replace(variables['codebook'], path, new),
+    }
+    if self.counted == 'scales':
+      stats = level_scales(stats)
     stats = jax.tree.map(lambda x: jnp.sum(x, axis=0), stats)
     return self.vq.update(variables, stats, rng=rng, path=(*path, 'vq'))
+
+  def usage(
+    self, variables: base.Variables, *, path: tuple[str, ...] = ()
+  ) -> Array:
+    """How often each scale has used each code of late.
+
+    Args:
+      variables: the model's collections, as in training.
+      path: the quantiser's module names inside the model.
+
+    Returns:
+      float32 [S, V], running averages of frequencies; zeros before the first
+      update.
+    """
+    return vq_lib.walk(variables['codebook'], path)['frequency']
+
+
+def update_scales(
+  state: dict[str, Array], stats: base.CodebookStats, config: MultiScaleVQConfig
+) -> dict[str, Array]:
+  """Moves the scales' own running averages.
+
+  They are those of Adam: the first batch counts in full. A scale without a
+  token stays as it is.
+
+  Args:
+    state: `seen` [S] (the averages' total weight), `frequency` [S, V]; with
+      standardize='scale' also `centre` [S, C] and `gain` [S].
+    stats: sums over the global batch, [S, V, ...], of what the codebook saw,
+      that is, after `standardize`.
+    config: `standardize` and the codebook's `decay`.
+
+  Returns:
+    The new state's arrays of those names.
+  """
+  tokens = jnp.sum(stats.count, axis=1)  # [S]
+  some = tokens > 0
+  tokens = jnp.maximum(tokens, 1.0)
+  decay = config.vq.decay
+  seen = jnp.where(some, decay * state['seen'] + (1 - decay), state['seen'])
+  rate = jnp.where(some, (1 - decay) / jnp.maximum(seen, 1e-9), 0.0)
+  frequency = stats.count / tokens[:, None]
+  change = rate[:, None] * (frequency - state['frequency'])
+  new = {'seen': seen, 'frequency': state['frequency'] + change}
+  if config.standardize == 'scale':
+    if stats.total is None or stats.square is None:
+      raise ValueError('A spread needs the sums of tokens and their squares.')
+    mean = jnp.sum(stats.total, axis=1) / tokens[:, None]  # [S, C]
+    square = jnp.sum(stats.square, axis=1) / tokens
+    spread = (square - jnp.sum(jnp.square(mean), axis=-1)) / config.dim
+    # A single token has no spread: the gain must not become zero.
+    spread = jnp.maximum(spread, 1e-4)
+    new['centre'] = state['centre'] + (rate * state['gain'])[:, None] * mean
+    new['gain'] = state['gain'] * jnp.sqrt(1 + rate * (spread - 1))
+  return new
+
+
+def level_scales(stats: base.CodebookStats) -> base.CodebookStats:
+  """Weighs the scales' sums so that each counts as much as any other.
+
+  Args:
+    stats: [S, V, ...].
+
+  Returns:
+    The same in all, if every scale has a token: the sum of counts is kept.
+  """
+  tokens = jnp.sum(stats.count, axis=1)  # [S]
+  some = jnp.maximum(jnp.sum(tokens > 0), 1)
+  weight = jnp.sum(tokens) / some / jnp.maximum(tokens, 1.0)
+  return jax.tree.map(
+    lambda x: x * weight.reshape((-1,) + (1,) * (x.ndim - 1)), stats
+  )
 
 
 @functools.cache
@@ -136,6 +235,16 @@ class MultiScaleVQ(nn.Module):
     """Declares the codebook and the convolutions."""
     c = self.config
     self.vq = VectorQuantizer(c.vq)
+    scales, array = (len(c.grids),), jnp.float32
+    if c.standardize == 'scale':
+      shape = (*scales, c.dim)
+      declare = lambda name, *args: self.variable('codebook', name, *args).value
+      self.centre = declare('centre', jnp.zeros, shape, array)
+      self.gain = declare('gain', jnp.ones, scales, array)
+    if self.is_initializing():  # Only training reads these.
+      shape = (*scales, c.codebook_size)
+      self.variable('codebook', 'seen', jnp.zeros, scales, array)
+      self.variable('codebook', 'frequency', jnp.zeros, shape, array)
     self.phi = [
       nn.Conv(
         c.dim,
@@ -164,8 +273,9 @@ class MultiScaleVQ(nn.Module):
     Args:
       z: [B, H, W, C].
       mask: bool [B], False for rows that are padding; None for none.
-      keep: int32 [B], how many scales each row uses (drop-out of fine
-        scales); None for all.
+      keep: which scales each row uses: int32 [B], how many (drop-out of fine
+        scales), or bool [B, S] (drop-out of any); None for all. What a scale
+        would have coded is left to the ones after it.
 
     Returns:
       A `Quantized`: codes [B, L, 1], 0 where a scale is not kept; embeddings
@@ -183,6 +293,7 @@ class MultiScaleVQ(nn.Module):
       )
     dtype, z = z.dtype, z.astype(jnp.float32)
     fixed = jax.lax.stop_gradient
+    used = _used(keep, len(c.grids))
     rest, f_hat = fixed(z), jnp.zeros_like(z)
     weight_codes = c.vq.codebook_weight
     if c.vq.learning == 'ema' and not c.phi:
@@ -191,10 +302,11 @@ class MultiScaleVQ(nn.Module):
     codes, stats = [], []
     for k, grid in enumerate(c.grids):
       small = resize_lib.resize(rest, grid, method=c.downsample)
-      quantized = self.vq(small, mask=_per_cell(mask, keep, k, small.shape))
+      small = self._standardized(small, k)
+      quantized = self.vq(small, mask=_per_cell(mask, used, k, small.shape))
       chosen = self._enlarge(self.vq.lookup(quantized.codes), k)
-      if keep is not None:
-        chosen = jnp.where((k < keep)[:, None, None, None], chosen, 0.0)
+      if used is not None:
+        chosen = jnp.where(used[:, k, None, None, None], chosen, 0.0)
       f_hat = f_hat + chosen
       rest = rest - fixed(chosen)
       commitment += _mse(z, fixed(f_hat), mask) / len(c.grids)
@@ -214,9 +326,17 @@ class MultiScaleVQ(nn.Module):
       stats=jax.tree.map(lambda *x: jnp.stack(x), *stats),
     )
 
+  def _standardized(self, x: Array, scale: int) -> Array:
+    """What a scale's codes are chosen by, from a residual [B, h, w, C]."""
+    if self.config.standardize == 'none':
+      return x
+    return (x - self.centre[scale][None, None, None]) / self.gain[scale]
+
   def _enlarge(self, h: Array, scale: int) -> Array:
     """A scale's code vectors [B, h, w, C] as a term of the sum."""
     c = self.config
+    if c.standardize == 'scale':
+      h = h * self.gain[scale] + self.centre[scale][None, None, None]
     h = resize_lib.resize(h, c.grids[-1], method=c.upsample)
     if not c.phi:
       return h
@@ -253,6 +373,24 @@ class MultiScaleVQ(nn.Module):
       f_hat, c.grids[scale + 1], method=c.next_downsample
     )
     return f_hat, small.reshape(batch, -1, c.dim)
+
+  def residuals(self, z: Array, codes: Array) -> list[Array]:
+    """What each scale had to quantise, given the codes of the ones before.
+
+    Args:
+      z: [B, H, W, C].
+      codes: int32 [B, L, 1], all scales' codes of z.
+
+    Returns:
+      float32 [B, h, w, C] for each scale, before `standardize`.
+    """
+    c = self.config
+    found, start, f_hat = [], 0, jnp.zeros(z.shape, jnp.float32)
+    for k, grid in enumerate(c.grids):
+      found.append(resize_lib.resize(z - f_hat, grid, method=c.downsample))
+      f_hat, _ = self.accumulate(f_hat, codes[:, start : c.boundaries[k]], k)
+      start = c.boundaries[k]
+    return found
 
   def lookup(self, codes: Array, *, scales: int | None = None) -> Array:
     """The sum of the first scales (VAR, algorithm 2).
@@ -314,13 +452,20 @@ class MultiScaleVQ(nn.Module):
     return f_hat, inputs
 
 
+def _used(keep: Array | None, num_scales: int) -> Array | None:
+  """Which scales each row uses, bool [B, S], from either form of `keep`."""
+  if keep is None or keep.ndim == 2:
+    return keep
+  return jnp.arange(num_scales)[None] < keep[:, None]
+
+
 def _per_cell(
-  mask: Array | None, keep: Array | None, scale: int, shape: tuple[int, ...]
+  mask: Array | None, used: Array | None, scale: int, shape: tuple[int, ...]
 ) -> Array | None:
   """Rows [B] that use a scale, as a mask of its cells [B, h, w]."""
   rows = mask
-  if keep is not None:
-    rows = scale < keep if mask is None else mask & (scale < keep)
+  if used is not None:
+    rows = used[:, scale] if mask is None else mask & used[:, scale]
   if rows is None:
     return None
   return jnp.broadcast_to(rows[:, None, None], shape[:3])

@@ -53,8 +53,8 @@ class VQConfig(base.QuantizerConfig):
   init_scale: float | None = None
 
   def __post_init__(self):
-    _check_choice('distance', self.distance, _DISTANCES)
-    _check_choice('learning', self.learning, _LEARNING)
+    check_choice('distance', self.distance, _DISTANCES)
+    check_choice('learning', self.learning, _LEARNING)
     if self.codebook_size < 1 or self.dim < 1:
       raise ValueError(
         'VQConfig needs codebook_size >= 1 and dim >= 1; got '
@@ -84,7 +84,8 @@ class VQConfig(base.QuantizerConfig):
     return set_state(variables, new, path)
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+  """Raises ValueError unless a value is one of the choices."""
   if value not in choices:
     raise ValueError(f'{name}={value!r} is not one of {choices}.')
 
@@ -151,7 +152,7 @@ def vq(
   if codebook.ndim != 2:
     raise ValueError(f'A codebook is [V, D]; got {codebook.shape}.')
   base.check_features(z, codebook.shape[1], f'as the codebook {codebook.shape}')
-  _check_choice('distance', distance, _DISTANCES)
+  check_choice('distance', distance, _DISTANCES)
   z = jnp.asarray(z)
   dtype, z = z.dtype, z.astype(jnp.float32)
   codebook = jnp.asarray(codebook, jnp.float32)
@@ -345,9 +346,9 @@ def declare(
 
 def get_state(variables: base.Variables, path: tuple[str, ...]) -> dict:
   """A codebook's arrays, wherever they live: see `declare`."""
-  state = dict(_walk(variables['codebook'], path))
+  state = dict(walk(variables['codebook'], path))
   if 'codebook' not in state:
-    state['codebook'] = _walk(variables['params'], path)['codebook']
+    state['codebook'] = walk(variables['params'], path)['codebook']
   return state
 
 
@@ -357,14 +358,15 @@ def set_state(
   """Puts a codebook's arrays back; returns new collections."""
   state = dict(state)
   variables = dict(variables)
-  if 'codebook' not in _walk(variables['codebook'], path):
+  if 'codebook' not in walk(variables['codebook'], path):
     codebook = {'codebook': state.pop('codebook')}
-    variables['params'] = _replace(variables['params'], path, codebook)
-  variables['codebook'] = _replace(variables['codebook'], path, state)
+    variables['params'] = replace(variables['params'], path, codebook)
+  variables['codebook'] = replace(variables['codebook'], path, state)
   return variables
 
 
-def _walk(tree: Any, path: tuple[str, ...]) -> Any:
+def walk(tree: Any, path: tuple[str, ...]) -> Any:
+  """Finds what lies at a path of nested dicts; ValueError if nothing does."""
   for name in path:
     if name not in tree:
       raise ValueError(
@@ -375,11 +377,12 @@ def _walk(tree: Any, path: tuple[str, ...]) -> Any:
   return tree
 
 
-def _replace(tree: Any, path: tuple[str, ...], leaves: dict) -> dict:
+def replace(tree: Any, path: tuple[str, ...], leaves: dict) -> dict:
+  """Nested dicts like `tree` with other leaves at a path."""
   if not path:
     return {**tree, **leaves}
   head, *rest = path
-  return {**tree, head: _replace(tree[head], tuple(rest), leaves)}
+  return {**tree, head: replace(tree[head], tuple(rest), leaves)}
 
 
 class VectorQuantizer(nn.Module):
