@@ -106,7 +106,9 @@ def test_samples_against_a_reference(here, tmp_path, small, capsys):
   assert str(here) not in json.dumps(found)
   assert found['is']['recipe']['shuffle_seed'] == 2020
   assert 'reference' not in found['is']['recipe']
-  assert 'network.safetensors, sha256 ab' in capsys.readouterr().out
+  text = capsys.readouterr().out
+  assert 'network.safetensors, sha256 ab' in text
+  assert 'note: fid of 40 samples, sfid of 40 samples is too large' in text
   # Once more, and the other way to resize and to cut.
   assert measured(here, tmp_path, *argv) == found
   other = measured(here, tmp_path, *argv, '--resize', 'clean')

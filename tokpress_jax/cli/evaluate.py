@@ -17,6 +17,7 @@ from tokpress_jax.train.config import MeshConfig, TrainConfig
 from tokpress_jax.types import Loaded
 
 _FILE = 'evaluation.json'
+_MANY = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -222,6 +223,16 @@ def _compare(flags: Flags) -> None:
     return
   for name, number in numbers.items():
     print(f'{name:24} {number["value"]:.6g}')
+  few = [
+    f'{name} of {number["recipe"]["samples"]["count"]:,} samples'
+    for name, number in numbers.items()
+    if name.endswith('fid') and number['recipe']['samples']['count'] < _MANY
+  ]
+  if few:
+    print(
+      f'note: {", ".join(few)} is too large by an amount that depends on their '
+      'number; compare with numbers of as many (published ones take 50,000)'
+    )
   out = flags.json or _FILE
   _write(out, numbers)
   print(f'numbers and their recipes: {out}')
