@@ -132,6 +132,8 @@ LAYERS = (
     'config',
     'workdir',
     'train',
+    'released',
+    'io.convert',
     'io.export',
     'io.stablehlo',
     'bench',
