@@ -12,7 +12,6 @@ what `config.json` says in its header.
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -25,15 +24,13 @@ from tokpress_jax import config as config_lib
 from tokpress_jax import registry, released, types
 from tokpress_jax import workdir as workdir_lib
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import convert, hub, keymap, safetensors
+from tokpress_jax.io import card, convert, hub, keymap, safetensors
 
 MODEL = 'model.safetensors'
 CONFIG = 'config.json'
 CARD = 'README.md'
 TOKENIZER = 'tokenizer'
 HEADER = 'tokpress'  # the name of a single file's description in its header
-
-_UNSTATED = 'not stated'
 
 
 def export(
@@ -76,7 +73,8 @@ def export(
   body = _describe(module.config, variables, name, licence)
   safetensors.save(out / MODEL, variables, {'name': body['name']})
   (out / CONFIG).write_text(json.dumps(body, indent=2) + '\n')
-  (out / CARD).write_text(_card(body, facts or {}, tokenizer is not None))
+  text = card.write(body, facts or {}, has_tokenizer=tokenizer is not None)
+  (out / CARD).write_text(text)
   if tokenizer is not None:
     export(
       tokenizer.module,
@@ -130,7 +128,7 @@ def _describe(
     'format': 1,
     'name': name or kind,
     'family': registry.get(kind).family,
-    'licence': licence or _UNSTATED,
+    'licence': licence or card.UNSTATED,
     'fingerprint': safetensors.fingerprint(variables),
     'model': config_lib.to_json(config),
     'arrays': {
@@ -159,7 +157,7 @@ def export_run(
   facts = {
     'Trained on': f'`{config.data.name}`, split `{config.data.split}`',
     'Steps': f'{found} of {config.train.batch_size} images',
-    **_last_evaluation(pathlib.Path(workdir)),
+    **card.last_evaluation(pathlib.Path(workdir)),
   }
   return export(
     loaded.module,
@@ -284,7 +282,7 @@ def _read(
     family=body.get('family', ''),
     config=config,
     source=os.fspath(path),
-    licence=body.get('licence', _UNSTATED),
+    licence=body.get('licence', card.UNSTATED),
   )
   return types.Loaded(
     module=config.build(dtype=dtype),
@@ -370,7 +368,7 @@ def _from_run(
     family=loaded.spec.family,
     config=module.config,
     source=os.fspath(workdir),
-    licence=_UNSTATED,
+    licence=card.UNSTATED,
   )
   return (
     config,
@@ -382,83 +380,3 @@ def _from_run(
       tokenizer=loaded.tokenizer,
     ),
   )
-
-
-def _last_evaluation(workdir: pathlib.Path) -> dict[str, Any]:
-  """Returns the metrics of the last evaluation, for the card."""
-  path = workdir / workdir_lib.METRICS
-  rows = []
-  if path.is_file():
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-  for row in reversed(rows):
-    found = {k: v for k, v in row.items() if k.startswith('eval/')}
-    if found:
-      return {k: f'{v:.5g}' for k, v in found.items()}
-  return {}
-
-
-def _card(
-  body: Mapping[str, Any], facts: Mapping[str, Any], has_tokenizer: bool
-) -> str:
-  entry = registry.get(body['model']['type'])
-  count = sum(math.prod(s) for s in body['arrays'].values())
-  stated = body['licence'] != _UNSTATED
-  lines = [
-    '---',
-    f'license: {body["licence"] if stated else "other"}',
-    'library_name: tokpress_jax',
-    f'tags: [{entry.family}, {entry.name}, jax]',
-    '---',
-    f'# {body["name"]}',
-    '',
-    f'A `{entry.name}` {entry.family} with {count:,} numbers in its variables.',
-    '',
-    f'- Paper: {entry.paper or "none"}',
-    f'- Licence of the weights: {body["licence"]}',
-    f'- Fingerprint: `{body["fingerprint"]}`',
-    *(f'- {key}: {value}' for key, value in facts.items()),
-    *(['- Its tokenizer is in `tokenizer/`.'] if has_tokenizer else []),
-    '',
-    '```python',
-    *_example(entry.family, body['model'], has_tokenizer),
-    '```',
-  ]
-  return '\n'.join(lines) + '\n'
-
-
-def _example(
-  family: str, model: Mapping[str, Any], has_tokenizer: bool
-) -> list[str]:
-  """Returns the lines of a program that uses the model."""
-  if family == 'generator':
-    labels = '[0, 0]' if model['num_classes'] < 2 else '[0, 1]'
-    result = 'images  # float32 [2, H, W, C] in [-1, 1]'
-    if not has_tokenizer:
-      result = 'codes  # int32 [2, N, 1]'
-    return [
-      'import jax',
-      'import tokpress_jax as tp',
-      '',
-      "model = tp.load('PATH')",
-      f'labels = jax.numpy.array({labels})  # classes, int [2]',
-      'drawn = tp.sample(model, labels, rng=jax.random.key(0))',
-      f'drawn.{result}',
-    ]
-  size, channels = model['image_size'], model['channels']
-  shape = f'[1, {size}, {size}, {channels}]'
-  uses = ['model(batch).logits  # [1, classes]']
-  if family == 'tokenizer':
-    uses = [
-      'encoded = model.encode(batch)',
-      f'model.decode(encoded)  # {shape}',
-    ]
-  return [
-    'import tokpress_jax as tp',
-    'from tokpress_jax.io import images',
-    '',
-    "model = tp.load('PATH')",
-    f"pixels = tp.load_image('photo.jpg', channels={channels})",
-    f'squares, _ = images.fit_image(pixels, {size})  # uint8 {shape}',
-    f'batch = images.to_float(squares)  # float32 {shape} in [-1, 1]',
-    *uses,
-  ]

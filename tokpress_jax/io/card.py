@@ -1,0 +1,102 @@
+"""Model cards: what a model directory says of itself to people."""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from tokpress_jax import registry
+from tokpress_jax import workdir as workdir_lib
+
+UNSTATED = 'not stated'
+
+
+def write(
+  body: Mapping[str, Any], facts: Mapping[str, Any], *, has_tokenizer: bool
+) -> str:
+  """Writes a card.
+
+  Args:
+    body: What `config.json` says.
+    facts: More lines, by their names.
+    has_tokenizer: Whether the model's tokenizer lies beside it.
+
+  Returns:
+    Markdown, with the hub's front matter.
+  """
+  entry = registry.get(body['model']['type'])
+  count = sum(math.prod(s) for s in body['arrays'].values())
+  stated = body['licence'] != UNSTATED
+  lines = [
+    '---',
+    f'license: {body["licence"] if stated else "other"}',
+    'library_name: tokpress_jax',
+    f'tags: [{entry.family}, {entry.name}, jax]',
+    '---',
+    f'# {body["name"]}',
+    '',
+    f'A `{entry.name}` {entry.family} with {count:,} numbers in its variables.',
+    '',
+    f'- Paper: {entry.paper or "none"}',
+    f'- Licence of the weights: {body["licence"]}',
+    f'- Fingerprint: `{body["fingerprint"]}`',
+    *(f'- {key}: {value}' for key, value in facts.items()),
+    *(['- Its tokenizer is in `tokenizer/`.'] if has_tokenizer else []),
+    '',
+    '```python',
+    *_example(entry.family, body['model'], has_tokenizer),
+    '```',
+  ]
+  return '\n'.join(lines) + '\n'
+
+
+def _example(
+  family: str, model: Mapping[str, Any], has_tokenizer: bool
+) -> list[str]:
+  """Returns the lines of a program that uses the model."""
+  if family == 'generator':
+    labels = '[0, 0]' if model['num_classes'] < 2 else '[0, 1]'
+    result = 'images  # float32 [2, H, W, C] in [-1, 1]'
+    if not has_tokenizer:
+      result = 'codes  # int32 [2, N, 1]'
+    return [
+      'import jax',
+      'import tokpress_jax as tp',
+      '',
+      "model = tp.load('PATH')",
+      f'labels = jax.numpy.array({labels})  # classes, int [2]',
+      'drawn = tp.sample(model, labels, rng=jax.random.key(0))',
+      f'drawn.{result}',
+    ]
+  size, channels = model['image_size'], model['channels']
+  shape = f'[1, {size}, {size}, {channels}]'
+  uses = ['model(batch).logits  # [1, classes]']
+  if family == 'tokenizer':
+    uses = [
+      'encoded = model.encode(batch)',
+      f'model.decode(encoded)  # {shape}',
+    ]
+  return [
+    'import tokpress_jax as tp',
+    'from tokpress_jax.io import images',
+    '',
+    "model = tp.load('PATH')",
+    f"pixels = tp.load_image('photo.jpg', channels={channels})",
+    f'squares, _ = images.fit_image(pixels, {size})  # uint8 {shape}',
+    f'batch = images.to_float(squares)  # float32 {shape} in [-1, 1]',
+    *uses,
+  ]
+
+
+def last_evaluation(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the metrics of the last evaluation, for the card."""
+  path = workdir / workdir_lib.METRICS
+  rows = []
+  if path.is_file():
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+  for row in reversed(rows):
+    found = {k: v for k, v in row.items() if k.startswith('eval/')}
+    if found:
+      return {k: f'{v:.5g}' for k, v in found.items()}
+  return {}
