@@ -70,8 +70,9 @@ _ENTRIES = {
       'scale_wise',
       'generator',
       'generators.scale_wise:ScaleWiseConfig',
-      paper='VAR, arXiv:2404.02905',
-      evidence='behaviour',
+      paper='VAR, arXiv:2404.02905; MVAR, arXiv:2505.12742',
+      evidence='official',
+      licence='MIT',
     ),
     _row(
       'next_token',
