@@ -42,7 +42,7 @@ def draw(
   """Draws one image for each label.
 
   Args:
-    model: a generator with its tokenizer.
+    model: a generator with its tokenizer; matmuls run in its dtype.
     labels: int [N].
     seed: with the number of a batch's first image it makes the batch's key, so
       that an image depends on the batch size too (as in `tokpress sample`).
@@ -54,6 +54,7 @@ def draw(
   Yields:
     uint8 [B, H, W, C], the last batch smaller.
   """
+  model = generators.for_sampling(model, dtype=model.module.dtype)
   rows = None
   if devices:
     mesh = jax.sharding.Mesh(np.array(devices), ('data',))
