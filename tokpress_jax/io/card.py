@@ -1,13 +1,10 @@
 """Model cards: what a model directory says of itself to people."""
 
-import json
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from tokpress_jax import registry
-from tokpress_jax import workdir as workdir_lib
 
 UNSTATED = 'not stated'
 
@@ -87,16 +84,3 @@ def _example(
     f'batch = images.to_float(squares)  # float32 {shape} in [-1, 1]',
     *uses,
   ]
-
-
-def last_evaluation(workdir: pathlib.Path) -> dict[str, Any]:
-  """Returns the metrics of the last evaluation, for the card."""
-  path = workdir / workdir_lib.METRICS
-  rows = []
-  if path.is_file():
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-  for row in reversed(rows):
-    found = {k: v for k, v in row.items() if k.startswith('eval/')}
-    if found:
-      return {k: f'{v:.5g}' for k, v in found.items()}
-  return {}

@@ -157,7 +157,7 @@ def export_run(
   facts = {
     'Trained on': f'`{config.data.name}`, split `{config.data.split}`',
     'Steps': f'{found} of {config.train.batch_size} images',
-    **card.last_evaluation(pathlib.Path(workdir)),
+    **_last_evaluation(pathlib.Path(workdir)),
   }
   return export(
     loaded.module,
@@ -380,3 +380,16 @@ def _from_run(
       tokenizer=loaded.tokenizer,
     ),
   )
+
+
+def _last_evaluation(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the metrics of the last evaluation, for the card."""
+  path = workdir / workdir_lib.METRICS
+  rows = []
+  if path.is_file():
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+  for row in reversed(rows):
+    found = {k: v for k, v in row.items() if k.startswith('eval/')}
+    if found:
+      return {k: f'{v:.5g}' for k, v in found.items()}
+  return {}
