@@ -189,10 +189,10 @@ class Middle(nn.Module):
     block = lambda name: ResBlock(
       c.channels[-1], c.groups, dtype=self.dtype, name=name
     )
-    x = block('block_0')(x)
+    x = block('block_1')(x)
     if c.attention:
       x = SpatialAttention(c.groups, dtype=self.dtype, name='attn')(x)
-    return block('block_1')(x)
+    return block('block_2')(x)
 
 
 class Level(nn.Module):
