@@ -41,7 +41,11 @@ class GeneratorTask(Task):
       turn: (8, 1, 1) in MVAR's recipe. () trains all in one pass.
   """
 
-  sharding_rules: ClassVar[Any] = TokenizerTask.sharding_rules
+  sharding_rules: ClassVar[Any] = (
+    *TokenizerTask.sharding_rules,
+    # adaLN: a third of a modulated layer's parameters.
+    (r'/layers/ada/kernel$', (None, 'fsdp', 'model')),
+  )
 
   model: GeneratorConfig
   tokenizer: str = ''
