@@ -10,7 +10,11 @@ from PIL import Image
 
 from tokpress_jax import __main__ as entry
 from tokpress_jax.cli import common
+from tokpress_jax.cli import sample as command
 from tokpress_jax.io import export, images, stablehlo, tokens
+
+BOX = '--box', '0', '0', '0.5', '1'  # the upper half
+EDIT = '--image', 'M/images/1.png', *BOX
 
 
 def run(*argv):
@@ -27,6 +31,7 @@ def here(tmp_path_factory):
   models = {
     'one_d': tiny_models.one_d(),
     'scale_wise': tiny_models.scale_wise(),
+    'next_token': tiny_models.next_token(),
     'vit': tiny_models.vit(),
   }
   for name, model in models.items():
@@ -116,8 +121,36 @@ def test_a_budget_between_two_lengths_is_rounded_and_said(here, tmp_path):
       ['encode', 'M/one_d', 'M/images', '--out', 'M/images/0.png'],
       'is no token file',
     ),
-    (['sample', 'M/scale_wise', '--labels', '7'], '7'),
+    (['sample', 'M/scale_wise', '--labels', '7'], 'unknown class [7]'),
     (['sample', 'M/scale_wise', '--top-k', '99'], 'codebook size 16'),
+    (['sample', 'M/scale_wise', '--guidance', '-1'], 'must not be negative'),
+    (['sample', 'M/scale_wise', '--tokens', '0'], 'budget of 0 tokens'),
+    (['sample', 'M/scale_wise', '--image', 'M/images/1.png'], 'needs both'),
+    (['sample', 'M/scale_wise', '--draw', 'outside'], '--image and --box'),
+    (
+      ['sample', 'M/scale_wise', '--image', 'M/x.png', *BOX],
+      'x.png cannot be opened',
+    ),
+    (
+      ['sample', 'M/scale_wise', '--image', 'M/images/1.png', *BOX[:-1], '1.2'],
+      'in fractions of the image, as 0.1 0.1 0.8 0.8; got 0.0 0.0 0.5 1.2',
+    ),
+    (
+      ['sample', 'M/scale_wise', '--image=M/images/1.png', '--box', *'0001'],
+      'got 0.0 0.0 0.0 1.0',
+    ),
+    (
+      [
+        *('sample', 'M/scale_wise', '--image', 'M/images/1.png', '--box'),
+        *('0', '0', '0.1', '0.1'),
+      ],
+      'make it larger',
+    ),
+    (['sample', 'M/next_token', *EDIT], 'this one is a NextTokenConfig'),
+    (['sample', 'M/next_token', '--show-scales'], 'is a NextTokenConfig'),
+    (['sample', 'M/next_token', '--smooth'], 'only scale-wise generators'),
+    (['sample', 'M/scale_wise', *EDIT, '--fit', 'tile'], 'try pad'),
+    (['sample', 'M/scale_wise', '--mesh.fsdp', '9'], 'does not fit 8 device'),
     (['prune', 'M/vit', 'M/images/0.png', '--pruner', 'tom'], "'tome'"),
     (['prune', 'M/vit', 'M/images/0.png', '--tokens', '9'], '1 to 4'),
     (['prune', 'M/one_d', 'M/images/0.png'], 'needs a classifier'),
@@ -160,19 +193,74 @@ def test_tokens_of_another_tokenizer(here, tmp_path, capsys):
   assert 'encoded by another tokenizer' in capsys.readouterr().err
 
 
-def test_sample(here, tmp_path):
-  def draw(name, *flags):
-    out = tmp_path / f'{name}.png'
-    flags = ('--labels', 2, 0, '--per-class', 3, '--guidance', 1.5, *flags)
-    assert run('sample', here / 'scale_wise', '--out', out, *flags) == 0
-    assert images.load_image(out).shape[0] > 64
-    return dict(np.load(out.with_suffix('.npz')))
+def sample(here, out, *flags):
+  flags = '--labels', 2, 0, '--per-class', 3, '--guidance', 1.5, *flags
+  assert run('sample', here / 'scale_wise', '--out', out, *flags) == 0
+  assert images.load_image(out).shape[0] > 16
+  return dict(np.load(out.with_suffix('.npz')))
 
-  a = draw('a')
+
+def test_sample(here, tmp_path):
+  a = sample(here, tmp_path / 'a.png')
   assert a['labels'].tolist() == [2, 2, 2, 0, 0, 0]
   assert a['images'].shape == (6, 8, 8, 1) and a['images'].dtype == np.uint8
-  np.testing.assert_array_equal(a['codes'], draw('b')['codes'])
-  assert (a['codes'] != draw('c', '--seed', 1)['codes']).any()
+  np.testing.assert_array_equal(
+    a['codes'], sample(here, tmp_path / 'b.png')['codes']
+  )
+  c = sample(here, tmp_path / 'c.png', '--seed', 1)
+  assert (a['codes'] != c['codes']).any()
+  # Six rows on four devices: two are added and left out again.
+  spread = sample(here, tmp_path / 'd.png', '--mesh.data', 4, '--mesh.fsdp', 2)
+  np.testing.assert_array_equal(a['codes'], spread['codes'])
+
+
+def test_sample_scale_by_scale(here, tmp_path):
+  sharp = sample(here, tmp_path / 'a.png')
+  flags = '--smooth', '--show-scales', '--cell', 8
+  smooth = sample(here, tmp_path / 'b.png', *flags)
+  # The draw of the first scale is the same, what follows from it is not.
+  np.testing.assert_array_equal(smooth['codes'][:, 0], sharp['codes'][:, 0])
+  assert (smooth['images'] != sharp['images']).any()
+  strip = images.load_image(tmp_path / 'b_scales.png', channels=1)
+  right = strip[-20:, -20:]  # two classes, two scales, 4 pixels between
+  for row, first in ((0, 0), (12, 3)):
+    found = right[row : row + 8, 12:]
+    np.testing.assert_array_equal(found, smooth['images'][first])
+    assert (right[row : row + 8, :8] != found).any()
+
+
+def test_sample_edits_an_image(here, tmp_path, capsys):
+  out = tmp_path / 'e.png'
+  edit = [word.replace('M/', f'{here}/') for word in EDIT]
+  argv = '--per-class', 2, '--cell', 8, '--out', out
+  assert run('sample', here / 'scale_wise', *edit, *argv) == 0
+  found = dict(np.load(out.with_suffix('.npz')))
+  assert found['labels'].tolist() == [3, 3]  # No class.
+  squares, _ = common.read_squares(
+    [here / 'images' / '1.png'], tiny_models.MULTI_SCALE, 'crop'
+  )
+  np.testing.assert_array_equal(found['original'], squares[0])
+  model = tiny_models.scale_wise()
+  codes = jax.jit(model.tokenizer.encode)(images.to_float(squares)).codes
+  # 1 token of the image as a whole, then the upper and the lower two.
+  for kept in (0, 3, 4):
+    assert (found['codes'][:, kept] == codes[:, kept]).all()
+  picture = images.load_image(out, channels=1)[-8:, -44:]
+  np.testing.assert_array_equal(picture[:, :8], squares[0])
+  np.testing.assert_array_equal(picture[4:, 12:20], squares[0][4:])
+  assert (picture[:4, 12:20] == 127).all()
+  np.testing.assert_array_equal(picture[:, 24:32], found['images'][0])
+  np.testing.assert_array_equal(picture[:, 36:], found['images'][1])
+
+
+def test_few_of_many_classes_are_drawn_by_default(capsys):
+  flags = command.Flags(model='x')
+  assert command._classes(flags, 3) == (0, 1, 2)
+  assert command._classes(flags, 0) == (0,)
+  assert command._classes(flags, 1000)[::7] == (0, 999)
+  assert '8 of 1000 classes' in capsys.readouterr().out
+  edit = command.Flags(model='x', image='y')
+  assert command._classes(edit, 1000) == (1000,)
 
 
 def test_reconstruct(here, tmp_path, capsys):

@@ -71,6 +71,12 @@ def test_kept_tokens_are_kept_and_the_class_matters_inside():
 def test_bad_boxes_and_codes_are_refused():
   with pytest.raises(UserError, match='fractions of the image'):
     editing.Box(0.5, 0.1, 0.2, 0.8)
+  scales = ((1, 1), (4, 4))
+  with pytest.raises(UserError, match=r'draw inside .* 4 x 4 .* it larger'):
+    editing.drawn_tokens(scales, editing.Box(0.5, 0.5, 0.6, 0.6))
+  with pytest.raises(UserError, match=r'draw outside .* make it smaller'):
+    whole = editing.Box(0, 0, 0.99, 1)
+    editing.drawn_tokens(scales, whole, draw='outside')
   with pytest.raises(UserError, match=r'codes of these scales are \[B, 5, 1\]'):
     box = editing.Box(0, 0, 1, 1)
     editing.keep(np.zeros((2, 4, 1)), ((1, 1), (2, 2)), box)

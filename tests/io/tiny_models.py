@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import quantize, types
-from tokpress_jax.generators import ScaleWiseConfig
+from tokpress_jax.generators import NextTokenConfig, ScaleWiseConfig
 from tokpress_jax.models.vit import ViTConfig
 from tokpress_jax.tokenizers import MultiScaleConfig, OneDConfig
 
@@ -29,6 +29,9 @@ SCALE_WISE = ScaleWiseConfig(
   heads=2,
   scales=(1, 2),
   latent_dim=4,
+)
+NEXT_TOKEN = NextTokenConfig(
+  codebook_size=16, num_classes=3, width=16, depth=1, heads=2, tokens=3
 )
 VIT = ViTConfig(
   image_size=8, channels=1, patch=4, width=16, heads=2, depth=1, classes=3
@@ -57,6 +60,12 @@ def scale_wise():
   tokenizer = loaded(MULTI_SCALE, 'tokenizer', IMAGES)
   inputs = jnp.zeros((2, 4, 4)), jnp.zeros(2, jnp.int32)
   return loaded(SCALE_WISE, 'generator', *inputs, tokenizer=tokenizer)
+
+
+@functools.cache
+def next_token():
+  inputs = NEXT_TOKEN.example_inputs()
+  return loaded(NEXT_TOKEN, 'generator', *inputs, tokenizer=one_d())
 
 
 @functools.cache

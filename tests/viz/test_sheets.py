@@ -63,8 +63,31 @@ def test_scales_go_from_left_to_right():
   stages = [np.full((2, 4, 4, 1), s, np.uint8) for s in (10, 20, 30)]
   out = np.asarray(viz.scale_by_scale(stages, (1, 2, 4), cell=16))
   assert out[-1, [0, 20, 40], 0].tolist() == [10, 20, 30]
+  grids = (1, 1), (1, 2), (2, 2)
+  more = viz.scale_by_scale(stages, grids, row_labels=['a', 'b'], cell=16)
+  np.testing.assert_array_equal(np.asarray(more)[-36:, -56:], out[-36:])
   with pytest.raises(ValueError, match='3 stages for 2'):
     viz.scale_by_scale(stages, (1, 2))
+
+
+def test_an_edit_shows_what_was_kept():
+  original = _images(1)[0]
+  results = _images(3)
+  drawn = np.array([[True, False], [False, False]])
+  rows = results[:2], results[2:]
+  out = np.asarray(viz.edits(original, drawn, rows, cell=8))
+  out = out[-20:]  # Below the names of the columns.
+  assert out.shape[1] == 4 * 12 - 4
+  for row in out[:8], out[12:]:
+    np.testing.assert_array_equal(row[:, :8, :1], original)
+    assert (row[:4, 12:16, :3] == 127).all()
+    np.testing.assert_array_equal(row[4:, 12:20, :1], original[4:])
+    np.testing.assert_array_equal(row[:4, 16:20, :1], original[:4, 4:])
+  np.testing.assert_array_equal(out[:8, 36:44, :1], results[1])
+  np.testing.assert_array_equal(out[12:, 24:32, :1], results[2])
+  floats = np.zeros((2, 8, 8, 1), np.float32) - 1
+  out = np.asarray(viz.edits(floats[0], drawn, [floats], cell=8))[-8:]
+  assert out[0, 12, 0] == 128 and out[7, 12, 0] == 0
 
 
 def test_png_can_be_read_back():

@@ -92,7 +92,11 @@ def read_squares(
 
 
 def in_batches(
-  function: Callable[..., Any], arrays: Sequence[np.ndarray], size: int
+  function: Callable[..., Any],
+  arrays: Sequence[np.ndarray],
+  size: int,
+  *,
+  multiple: int = 1,
 ) -> Any:
   """Calls a jitted function on equal batches and joins the results.
 
@@ -100,12 +104,13 @@ def in_batches(
     function: Of arrays [size, ...], giving a pytree of arrays [size, ...].
     arrays: Arrays [n, ...]; the last batch is padded by its first rows.
     size: Rows in a batch; fewer where there are fewer.
+    multiple: What the rows of a batch must be divisible by; rounds up.
 
   Returns:
     The pytree with arrays [n, ...] on the host.
   """
   count = len(arrays[0])
-  size = min(size, count)
+  size = -(-min(size, count) // multiple) * multiple
   outputs = []
   for start in range(0, count, size):
     rows = np.arange(start, start + size) % count

@@ -74,6 +74,9 @@ def drawn_tokens(
 
   Returns:
     bool [L].
+
+  Raises:
+    UserError: if not one token of the finest scale is drawn.
   """
   height, width = scales[-1]
   kept = np.zeros((height, width), np.float32)
@@ -82,6 +85,12 @@ def drawn_tokens(
   kept[rows, columns] = 1
   if draw == 'inside':
     kept = 1 - kept
+  if kept.all():
+    raise errors.UserError(
+      f'nothing is left to draw {draw} the box {dataclasses.astuple(box)}: its '
+      f'sides are rounded to the {height} x {width} tokens of the finest '
+      f'scale; make it {"larger" if draw == "inside" else "smaller"}'
+    )
   parts = []
   for h, w in scales:
     down = resize.resize_matrix(height, h, 'bilinear')

@@ -10,6 +10,7 @@ from tokpress_jax.viz.curves import (
 )
 from tokpress_jax.viz.page import Picture, Section, Table, page_html, write_page
 from tokpress_jax.viz.sheets import (
+  edits,
   png,
   reconstructions,
   samples_by_class,
@@ -23,6 +24,7 @@ __all__ = [
   'Table',
   'both_themes',
   'curve',
+  'edits',
   'figure_png',
   'loss_curve',
   'page_html',

@@ -124,20 +124,61 @@ def samples_by_class(
 
 
 def scale_by_scale(
-  stages: Sequence[Any], scales: Sequence[int], *, cell: int = 64
+  stages: Sequence[Any],
+  scales: Sequence[int | tuple[int, int]],
+  *,
+  row_labels: Sequence[str] = (),
+  cell: int = 64,
 ) -> Image.Image:
   """How images appear while a scale-wise generator adds its scales.
 
   Args:
     stages: What is decoded after each scale, S arrays `[n, H, W, C]`.
-    scales: The side of each scale in tokens, S integers.
+    scales: Each scale in tokens, a side or (rows, columns), S of them.
+    row_labels: One per image, or none.
     cell: Side of an enlarged image, in pixels.
   """
   if len(stages) != len(scales):
     raise ValueError(f'{len(stages)} stages for {len(scales)} scales.')
+  grids = [(s, s) if isinstance(s, int) else s for s in scales]
   return sheet(
     [[stage[i] for stage in stages] for i in range(len(stages[0]))],
-    column_labels=[f'{s}x{s}' for s in scales],
+    row_labels=row_labels,
+    column_labels=[f'{h}x{w}' for h, w in grids],
+    cell=cell,
+  )
+
+
+def edits(
+  original: Any,
+  drawn: Any,
+  results: Sequence[Any],
+  *,
+  row_labels: Sequence[str] = (),
+  cell: int = 64,
+) -> Image.Image:
+  """An image, the part of it that was kept, and what was made of it.
+
+  Args:
+    original: `[H, W, C]`.
+    drawn: bool `[h, w]`, the part that was drawn anew, on a grid over the
+      image; it is grey where the kept part is shown.
+    results: Rows of images, each `[n, H, W, C]`.
+    row_labels: One per row, or none.
+    cell: Side of an enlarged image, in pixels.
+  """
+  original = np.asarray(original)
+  height, width = original.shape[:2]
+  mask = Image.fromarray(np.asarray(drawn, np.uint8))
+  mask = mask.resize((width, height), Image.Resampling.NEAREST)
+  grey = 127 if original.dtype == np.uint8 else 0
+  kept = np.where(np.asarray(mask, bool)[..., None], grey, original)
+  kept = kept.astype(original.dtype)
+  blank = max(len(row) for row in results) - 1
+  return sheet(
+    [[original, kept, *row] for row in results],
+    row_labels=row_labels,
+    column_labels=['original', 'kept', 'result', *[''] * blank],
     cell=cell,
   )
 
