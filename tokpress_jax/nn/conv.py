@@ -15,13 +15,15 @@ than the encoder; levels are numbered from the highest resolution in both.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tokpress_jax.nn import norms
+from tokpress_jax.nn import norms, winograd
 from tokpress_jax.nn.attention import dot_product_attention
 
 Array = jax.Array
@@ -36,6 +38,8 @@ def conv2d(
 ) -> Array:
   """A two-dimensional convolution (cross-correlation, as everywhere).
 
+  Wide 3x3 convolutions of float32 maps take `winograd.conv3x3` on a CPU.
+
   Args:
     x: [B, H, W, C].
     kernel: [K, K, C, C'].
@@ -45,6 +49,26 @@ def conv2d(
   Returns:
     [B, H', W', C'] in x's dtype.
   """
+  plain = stride == 1 and padding is None
+  divides = x.shape[1] % 4 == x.shape[2] % 4 == 0
+  if plain and divides and _is_wide(x, kernel, places=1024):
+    return _conv3x3(x, kernel)
+  return _convolve(x, kernel, stride, padding)
+
+
+def doubled_conv2d(x: Array, kernel: Array) -> Array:
+  """Doubles both sides of x [B, H, W, C] by repetition, then `conv2d`."""
+  if _is_wide(x, kernel, places=256):
+    return _doubled_conv3x3(x, kernel)
+  return conv2d(upsample(x), kernel)
+
+
+def _convolve(
+  x: Array,
+  kernel: Array,
+  stride: int = 1,
+  padding: tuple[tuple[int, int], tuple[int, int]] | None = None,
+) -> Array:
   if padding is None:
     half = kernel.shape[0] // 2
     padding = ((half, half), (half, half))
@@ -58,6 +82,47 @@ def conv2d(
   )
 
 
+def _is_wide(x: Array, kernel: Array, *, places: int) -> bool:
+  """Whether fewer products pay: the additions are amortised by channels.
+
+  Kernels are transformed at each call, which a large map amortises.
+  """
+  return (
+    x.dtype == kernel.dtype == jnp.float32
+    and kernel.shape[:2] == (3, 3)
+    and min(kernel.shape[2:]) >= 128
+    and x.shape[0] * x.shape[1] * x.shape[2] >= places
+  )
+
+
+def _on_cpu(
+  fast: Callable[[Array, Array], Array], plain: Callable[[Array, Array], Array]
+) -> Callable[[Array, Array], Array]:
+  """`fast` on CPUs; `plain` elsewhere, and in derivatives."""
+
+  @jax.custom_jvp
+  def function(x: Array, kernel: Array) -> Array:
+    return jax.lax.platform_dependent(x, kernel, cpu=fast, default=plain)
+
+  @functools.partial(function.defjvp, symbolic_zeros=True)
+  def _(primals: Any, tangents: Any) -> Any:
+    x, kernel = primals
+    y = function(x, kernel)
+    dx, dk = tangents
+    zero = jax.custom_derivatives.SymbolicZero
+    dy = jnp.zeros_like(y)
+    if not isinstance(dx, zero):
+      dy = dy + plain(dx, kernel)
+    if not isinstance(dk, zero):
+      dy = dy + plain(x, dk)
+    return y, dy
+
+  return function
+
+
+_conv3x3 = _on_cpu(winograd.conv3x3, _convolve)
+
+
 class Conv(nn.Module):
   """`conv2d` with its kernel and bias.
 
@@ -66,6 +131,7 @@ class Conv(nn.Module):
     kernel: K.
     stride: of the output.
     padding: see `conv2d`.
+    doubled: both sides are doubled by repetition first.
     dtype: of the arithmetic.
   """
 
@@ -73,6 +139,7 @@ class Conv(nn.Module):
   kernel: int = 3
   stride: int = 1
   padding: tuple[tuple[int, int], tuple[int, int]] | None = None
+  doubled: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -82,9 +149,11 @@ class Conv(nn.Module):
     init = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
     kernel = self.param('kernel', init, shape).astype(self.dtype)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    y = conv2d(
-      x.astype(self.dtype), kernel, stride=self.stride, padding=self.padding
-    )
+    x = x.astype(self.dtype)
+    if self.doubled:
+      y = doubled_conv2d(x, kernel)
+    else:
+      y = conv2d(x, kernel, stride=self.stride, padding=self.padding)
     return y + bias.astype(self.dtype)[None, None, None]
 
 
@@ -94,6 +163,11 @@ def upsample(x: Array) -> Array:
   shape = (batch, height, 2, width, 2, channels)
   wide = jnp.broadcast_to(x[:, :, None, :, None], shape)
   return wide.reshape(batch, 2 * height, 2 * width, channels)
+
+
+_doubled_conv3x3 = _on_cpu(
+  winograd.doubled_conv3x3, lambda x, kernel: _convolve(upsample(x), kernel)
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -222,7 +296,7 @@ class Level(nn.Module):
         attend = SpatialAttention(c.groups, dtype=self.dtype, name=f'attn_{i}')
         x = attend(x)
     if self.change == 'up':
-      x = Conv(features, dtype=self.dtype, name='up')(upsample(x))
+      x = Conv(features, doubled=True, dtype=self.dtype, name='up')(x)
     elif self.change == 'down':
       below_right = ((0, 1), (0, 1))
       x = Conv(

@@ -105,14 +105,22 @@ class GroupNorm(nn.Module):
       raise ValueError(
         f'{channels} channels do not divide into {self.groups} groups'
       )
-    y = x.astype(jnp.float32)
-    y = y.reshape(batch, -1, self.groups, channels // self.groups)
-    centred = y - jnp.mean(y, axis=(1, 3), keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=(1, 3), keepdims=True)
-    y = (centred * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape)
+    # Channels stay the last axis: sums over a group's few would not vectorise.
+    y = x.astype(jnp.float32).reshape(batch, -1, channels)
+    split = (batch, 1, self.groups, channels // self.groups)
+
+    def group_mean(z: Array) -> Array:  # [B, N, C] to [B, 1, C]
+      means = jnp.mean(z, axis=1, keepdims=True).reshape(split)
+      means = jnp.mean(means, axis=-1, keepdims=True)
+      return jnp.broadcast_to(means, split).reshape(batch, 1, channels)
+
+    centred = y - group_mean(y)
+    variance = group_mean(jnp.square(centred))
     scale = self.param('scale', nn.initializers.ones, (channels,))
     bias = self.param('bias', nn.initializers.zeros, (channels,))
-    return (y * _wide(scale, y.ndim) + _wide(bias, y.ndim)).astype(self.dtype)
+    factor = jax.lax.rsqrt(variance + self.eps) * _wide(scale, y.ndim)
+    y = centred * factor + _wide(bias, y.ndim)
+    return y.reshape(x.shape).astype(self.dtype)
 
 
 def make_norm(
