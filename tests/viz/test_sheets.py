@@ -87,7 +87,7 @@ def test_an_edit_shows_what_was_kept():
   np.testing.assert_array_equal(out[12:, 24:32, :1], results[2])
   floats = np.zeros((2, 8, 8, 1), np.float32) - 1
   out = np.asarray(viz.edits(floats[0], drawn, [floats], cell=8))[-8:]
-  assert out[0, 12, 0] == 128 and out[7, 12, 0] == 0
+  assert out[0, 12, 0] == 127 and out[7, 12, 0] == 0
 
 
 def test_png_can_be_read_back():

@@ -171,7 +171,7 @@ def edits(
   height, width = original.shape[:2]
   mask = Image.fromarray(np.asarray(drawn, np.uint8))
   mask = mask.resize((width, height), Image.Resampling.NEAREST)
-  grey = 127 if original.dtype == np.uint8 else 0
+  grey = 127 if original.dtype == np.uint8 else 127 / 127.5 - 1
   kept = np.where(np.asarray(mask, bool)[..., None], grey, original)
   kept = kept.astype(original.dtype)
   blank = max(len(row) for row in results) - 1
