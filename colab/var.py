@@ -155,7 +155,8 @@ decoded = [decode(tokenizer, codes, n)[0] for n in ends]
 display(
   viz.sheet(
     [[*decoded, photo[0]]],
-    column_labels=[*(f'{n} tokens' for n in ends), 'original'],
+    row_labels=['tokens'],
+    column_labels=[*map(str, ends), 'original'],
     cell=96,
   )
 )
