@@ -14,7 +14,7 @@ from tokpress_jax.errors import EXIT_PREEMPTED, UserError, did_you_mean
 _COMMANDS = {
   'train': 'train a config, or go on with a work directory',
   'evaluate': "measure a run's checkpoint, or an exported model",
-  'sample': 'draw images from a generator',
+  'sample': 'draw images from a generator, or edit one',
   'encode': 'image files, or a whole data set, to tokens',
   'decode': 'files of tokens to images',
   'reconstruct': 'images through a tokenizer, at several token budgets',

@@ -55,8 +55,8 @@ class Flags:
       in a file beside the picture. Every image is then decoded as often.
     out: The picture; codes, labels and pixels go into a .npz beside it.
     batch_size: Images at once.
-    cell: Side of each image in the picture, in pixels; by default its own, and
-      64 to 256.
+    cell: Side of each image in the picture, in pixels; by default its own, but
+      at least 64 and at most 256.
     mesh: Devices; the first one by default, all with --mesh.data -1. Parameters
       are spread by --mesh.fsdp and --mesh.model.
   """
@@ -78,7 +78,7 @@ class Flags:
   fit: images_lib.Policy = 'crop'
   show_scales: bool = False
   out: str = 'samples.png'
-  batch_size: int = 64
+  batch_size: int = 16
   cell: int | None = None
   mesh: MeshConfig = MeshConfig(data=1)
 
