@@ -1,6 +1,7 @@
 """Losses: pure functions of arrays, float32, with masks; and their networks."""
 
 from tokpress_jax.losses.adversarial import (
+  Game,
   Lecam,
   LogitSums,
   adaptive_weight,
@@ -20,6 +21,7 @@ from tokpress_jax.losses.reconstruction import charbonnier, l1, l2
 
 __all__ = [
   'LPIPS',
+  'Game',
   'Lecam',
   'LogitSums',
   'PatchDiscriminator',

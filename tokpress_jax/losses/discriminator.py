@@ -123,6 +123,11 @@ class PatchDiscriminator(nn.Module):
     return GroupNorm(groups, dtype=self.dtype, name=name)(x)
 
 
+def _kernel_init(key: Array, shape: tuple[int, ...]) -> Array:
+  """Normal, 0.02; drawn as a row, see `nn.conv.kernel_init`."""
+  return 0.02 * jax.random.normal(key, (math.prod(shape),)).reshape(shape)
+
+
 class _Conv4(nn.Module):
   """A 4x4 convolution with one row of zeros on each side; pix2pix's init."""
 
@@ -133,9 +138,8 @@ class _Conv4(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    init = nn.initializers.normal(0.02)
     shape = (4, 4, x.shape[-1], self.features)
-    kernel = self.param('kernel', init, shape).astype(self.dtype)
+    kernel = self.param('kernel', _kernel_init, shape).astype(self.dtype)
     x = conv2d(x, kernel, stride=self.stride, padding=_EVEN)
     if self.bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))

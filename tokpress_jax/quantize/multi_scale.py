@@ -23,6 +23,7 @@ import numpy as np
 from flax import linen as nn
 
 from tokpress_jax.nn import resize as resize_lib
+from tokpress_jax.nn.conv import kernel_init
 from tokpress_jax.quantize import base
 from tokpress_jax.quantize import vq as vq_lib
 from tokpress_jax.quantize.vq import VectorQuantizer, VQConfig
@@ -251,6 +252,7 @@ class MultiScaleVQ(nn.Module):
         (3, 3),
         padding=1,
         precision=jax.lax.Precision.HIGHEST,
+        kernel_init=kernel_init,
         name=f'phi_{i}',
       )
       for i in range(c.phi)
