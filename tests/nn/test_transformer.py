@@ -190,6 +190,16 @@ def test_stack_equals_its_blocks_and_its_unstacked_self(name):
   np.testing.assert_allclose(got, x, atol=1e-5)
 
 
+@pytest.mark.parametrize('name', ['block', 'shared'])
+def test_modulation_may_be_known_before(name):
+  module, variables, kwargs = stack(name)
+  for v in (variables, nn.unstack(variables)):
+    mod = module.apply(v, kwargs['cond'], method='modulation')
+    options = {**kwargs, 'cond': None, 'mod': mod}
+    got, _ = module.apply(v, X, mask=MASK, **options)
+    np.testing.assert_allclose(got, run(name), atol=1e-5)
+
+
 def test_unstack_finds_every_stack():
   leaf = np.arange(6).reshape(3, 2)
   tree = {

@@ -28,8 +28,10 @@ from tokpress_jax.errors import UserError, did_you_mean
 Row = dict[str, Any]
 
 _BENCHES = {
+  'conv': 'tokpress_jax.bench.conv',
   'matmul': 'tokpress_jax.bench.matmul',
   'train_step': 'tokpress_jax.bench.train_step',
+  'var': 'tokpress_jax.bench.var',
 }
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch')
 
@@ -78,6 +80,8 @@ def run(
   ]
   if missing:
     raise UserError(f'Benchmark {name!r} needs {", ".join(missing)}.')
+  # On a GPU, leaves memory to a peer and to processes of their own.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   report = {'bench': name, **machine(), 'options': options}
   report['rows'] = member(**options)
   if json_file is not None:

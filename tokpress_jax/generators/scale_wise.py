@@ -290,12 +290,9 @@ class ScaleWiseGenerator(linen.Module):
     if guidance is not None:
       labels = condition.with_null(labels, c.num_classes)
     cond = self.class_embed(labels)
-    modulation = self._modulation(cond)
+    mod = self.modulation(cond)
     capacity = c.boundaries[num_scales - 1]
-    cached = c.sees == 'earlier'
-    cache = None
-    if cached:
-      cache = self.stack.empty_cache(labels.shape[0], capacity)
+    cache = self.empty_cache(labels.shape[0], capacity)
     draw_noise = lambda rng: sampling.token_gumbel(
       rng, batch, jnp.arange(capacity), c.codebook_size
     )
@@ -315,15 +312,7 @@ class ScaleWiseGenerator(linen.Module):
       place = self.positions(slice(block.start, end)) + self.levels(
         slice(k, k + 1)
       )
-      window = bool(c.kernels) and c.kernels[k] is not None
-      x, cache = self.stack(
-        x + place[None],
-        cond=modulation,
-        mask=jnp.asarray(c.mask(k, k + 1))[None, None] if window else None,
-        cache=cache,
-        start=block.start,
-        visible=end,
-      )
+      x, cache = self.run_scale(x + place[None], k, mod=mod, cache=cache)
       logits = self.head(x, cond)
       if guidance is not None:
         with_class, without = jnp.split(logits, 2)
@@ -344,11 +333,48 @@ class ScaleWiseGenerator(linen.Module):
 
     loop = loops.BlockLoop(
       sizes=c.sizes[:num_scales],
-      commit=commit.append if cached else commit.nothing,
+      commit=commit.nothing if cache is None else commit.append,
     )
     _, _, drawn = loop(step, (total, None), cache)
     codes, totals = zip(*drawn, strict=True)
     return base.Drawn(codes=jnp.concatenate(codes, axis=1), totals=totals)
+
+  def empty_cache(self, batch: int, capacity: int) -> Any:
+    """Makes the stack's cache; None if a scale sees itself alone."""
+    if self.config.sees == 'own':
+      return None
+    return self.stack.empty_cache(batch, capacity)
+
+  def modulation(self, cond: Array) -> Any:
+    """What a class [B, D] does in every block; see `nn.Stack.modulation`."""
+    return self.stack.modulation(self._modulation(cond))
+
+  def run_scale(
+    self, x: Array, scale: int, *, mod: Any, cache: Any
+  ) -> tuple[Array, Any]:
+    """Runs the blocks on the tokens of one scale, the earlier ones cached.
+
+    Args:
+      x: [B, n, D].
+      scale: which, from 0.
+      mod: of `modulation`.
+      cache: of `empty_cache`, with the scales before.
+
+    Returns:
+      [B, n, D] and the cache with this scale.
+    """
+    c = self.config
+    end = c.boundaries[scale]
+    window = bool(c.kernels) and c.kernels[scale] is not None
+    mask = c.mask(scale, scale + 1)[None, None] if window else None
+    return self.stack(
+      x,
+      mod=mod,
+      mask=None if mask is None else jnp.asarray(mask),
+      cache=cache,
+      start=end - c.sizes[scale],
+      visible=end,
+    )
 
   def _start(self, cond: Array) -> Array:
     """Inputs of the first scale, [B, n_1, D]."""

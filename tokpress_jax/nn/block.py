@@ -196,6 +196,7 @@ class Block(nn.Module):
     x: Array,
     *,
     cond: Array | None = None,
+    mod: dict[str, Array] | None = None,
     drop: Array | float = 0.0,
     deterministic: bool = True,
     **kwargs: Any,
@@ -205,6 +206,7 @@ class Block(nn.Module):
     Args:
       x: [B, T, D].
       cond: see `modulation`.
+      mod: what `modulation` gave, where it is known already.
       drop: this layer's rate of dropping a branch (stochastic depth).
       deterministic: no dropout if True; else an rng 'dropout' is needed.
       **kwargs: mask, bias, rotation, cache, start, visible of `Attention`.
@@ -212,7 +214,8 @@ class Block(nn.Module):
     Returns:
       [B, T, D] and the cache (None if none was given).
     """
-    mod = self.modulation(cond)
+    if mod is None:
+      mod = self.modulation(cond)
     x, cache = self.attend(
       x, mod, drop=drop, deterministic=deterministic, **kwargs
     )

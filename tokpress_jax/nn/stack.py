@@ -93,12 +93,36 @@ class Stack(nn.Module):
       return tuple(make(None) for _ in range(c.depth))
     return make(c.depth)
 
+  def modulation(self, cond: Array | None) -> Any:
+    """Gives what a condition does in every layer, for `__call__`.
+
+    Where the layers run many times under one condition, as in sampling, the
+    modulation's weights are read once.
+
+    Args:
+      cond: see `Block.modulation`.
+
+    Returns:
+      name to [L, B, 1 or T, D]; a tuple of one dict per layer if the parameters
+      went through `unstack`.
+    """
+    c = self.config
+    block = Block(c.block, dtype=self.dtype, parent=None)
+    one = lambda params: block.apply(
+      {'params': params}, cond, method='modulation'
+    )
+    layers = self._layers()
+    if isinstance(layers, list | tuple):
+      return tuple(one(params) for params in layers)
+    return jax.vmap(one)(layers)
+
   @nn.compact
   def __call__(
     self,
     x: Array,
     *,
     cond: Array | None = None,
+    mod: Any = None,
     mask: Array | None = None,
     bias: Array | None = None,
     rotation: positions_lib.Rotation | None = None,
@@ -113,6 +137,7 @@ class Stack(nn.Module):
     Args:
       x: [B, T, D].
       cond: see `Block.modulation`.
+      mod: what `modulation` gave, in place of `cond`.
       mask: see `dot_product_attention`.
       bias: see `dot_product_attention`.
       rotation: rotary positions of the T tokens.
@@ -134,11 +159,12 @@ class Stack(nn.Module):
       jax.random.split(self.make_rng('dropout'), c.depth) if noisy else None
     )
 
-    def run(x, params, rate, rng, layer_cache):
+    def run(x, params, rate, rng, layer_mod, layer_cache):
       return block.apply(
         {'params': params},
         x,
         cond=cond,
+        mod=layer_mod,
         mask=mask,
         bias=bias,
         rotation=rotation,
@@ -154,11 +180,12 @@ class Stack(nn.Module):
       run = jax.checkpoint(run)
     layers = self._layers()
     if isinstance(layers, list | tuple):
-      return _run_unrolled(run, x, layers, rates, rngs, cache, first, last)
+      return _run_unrolled(run, x, layers, rates, rngs, mod, cache, first, last)
     pick = lambda tree: jax.tree.map(lambda a: a[first:last], tree)
     if (first, last) == (0, c.depth):
       pick = lambda tree: tree
-    xs = (pick(layers), pick(jnp.asarray(rates)), pick(rngs), pick(cache))
+    each = (layers, jnp.asarray(rates), rngs, mod, cache)
+    xs = tuple(map(pick, each))
     x, new = jax.lax.scan(
       lambda x, layer: run(x, *layer), x, xs, unroll=c.unroll
     )
@@ -173,6 +200,7 @@ def _run_unrolled(
   layers: Any,
   rates: np.ndarray,
   rngs: Array | None,
+  mod: Any,
   cache: Any,
   first: int,
   last: int,
@@ -185,6 +213,7 @@ def _run_unrolled(
       layers[i],
       rates[i],
       None if rngs is None else rngs[i],
+      None if mod is None else mod[i],
       None if caches is None else caches[i],
     )
     if caches is not None:
