@@ -360,7 +360,7 @@ def test_sharded_over_eight_devices_equals_one(name):
 def test_a_model_made_ready_samples_the_same(name):
   model = loaded(name)
   _, labels, _ = batch(name)
-  ready = generators.for_sampling(model)
+  ready = generators.for_sampling(generators.for_sampling(model))
   got = sample(name, labels, model=ready)
   np.testing.assert_array_equal(got.codes, sample(name, labels).codes)
   half = generators.for_sampling(model, dtype=jnp.bfloat16)
