@@ -8,6 +8,8 @@ call without arguments, which is run twice.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib
 import json
 import os
@@ -56,11 +58,12 @@ def main(argv: list[str]) -> None:
   target, options = argv
   module, name = target.split(':')
   call = getattr(importlib.import_module(module), name)(**json.loads(options))
+  _forget()
   found = {'weights': _now()}
   for when in ('first_peak', 'peak'):
-    _forget()
     call()
     found[when] = _high_water()
+    _forget()
   print(json.dumps(found))
 
 
@@ -94,6 +97,11 @@ def _high_water() -> int:
 
 def _forget() -> None:
   """Sets the high-water mark to what is in use, where that can be done."""
+  gc.collect()
+  if sys.platform == 'linux':  # free memory may still count as the process's
+    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+    if trim is not None:
+      trim(0)
   torch = sys.modules.get('torch')
   if torch is not None and torch.cuda.is_available():
     torch.cuda.reset_peak_memory_stats()
