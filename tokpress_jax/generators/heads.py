@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tokpress_jax.nn import norms
+from tokpress_jax.nn import norms, products
 
 Array = jax.Array
 
@@ -54,13 +54,13 @@ class CategoricalHead(nn.Module):
     )(x)
     if cond is not None:
       half = nn.initializers.truncated_normal(0.5 * (3 * self.width) ** -0.5)
-      ada = nn.Dense(
+      ada = products.Dense(
         2 * self.width, dtype=self.dtype, kernel_init=half, name='ada'
       )(nn.silu(cond))
       scale, shift = jnp.split(ada.astype(jnp.float32)[:, None], 2, axis=-1)
       y = norms.modulate(y, scale, shift)
     small = nn.initializers.truncated_normal(0.02 * (3 * self.width) ** -0.5)
-    logits = nn.Dense(
+    logits = products.Dense(
       self.codebook_size, dtype=jnp.float32, kernel_init=small, name='logits'
     )
     return logits(y)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from tokpress_jax.nn import norms
+from tokpress_jax.nn import norms, products
 from tokpress_jax.nn import positions as positions_lib
 
 Array = jax.Array
@@ -190,7 +190,7 @@ class Attention(nn.Module):
     """Makes the parts."""
     c = self.config
     inner = c.heads * c.features
-    dense = lambda n, bias, std: nn.Dense(
+    dense = lambda n, bias, std: products.Dense(
       n,
       use_bias=bias,
       dtype=self.dtype,

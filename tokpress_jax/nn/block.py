@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.nn import attention as attention_lib
-from tokpress_jax.nn import norms
+from tokpress_jax.nn import norms, products
 
 Array = jax.Array
 Activation = Literal['gelu', 'gelu_tanh', 'relu', 'swiglu']
@@ -88,7 +88,7 @@ class Mlp(nn.Module):
     """Maps x [..., D] to [..., D]."""
     c = self.config
     hidden = round(c.mlp_ratio * c.width)
-    dense = lambda n, name: nn.Dense(
+    dense = lambda n, name: products.Dense(
       n,
       dtype=self.dtype,
       name=name,
@@ -122,7 +122,7 @@ class Block(nn.Module):
     self.attn = attention_lib.Attention(c.attention, dtype=self.dtype)
     self.mlp = Mlp(c, dtype=self.dtype)
     if c.modulation == 'block':
-      self.ada = nn.Dense(
+      self.ada = products.Dense(
         6 * c.width,
         dtype=self.dtype,
         kernel_init=_modulation_init(c.gate_init),
