@@ -54,3 +54,20 @@ def test_too_many_series_are_refused():
 def test_matplotlib_is_imported_only_when_drawing():
   code = 'import sys, tokpress_jax.viz; assert "matplotlib" not in sys.modules'
   subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_panels_share_colours_and_a_legend():
+  series = {'1 x 1': ((0, 1), (3.0, 4.0)), '2 x 2': ((0, 1), (5.0, 6.0))}
+  figure = viz.panels(
+    [('Loss', 'mse', {'': ((0, 1), (2.0, 1.0))}), ('Quality', 'dB', series)],
+    x_label='step',
+    key='scale',
+  )
+  loss, quality = figure.axes
+  assert len(loss.lines) == 1 and tuple(loss.lines[0].get_ydata()) == (2.0, 1.0)
+  assert len({line.get_color() for line in quality.lines}) == 2
+  (legend,) = figure.legends
+  assert [t.get_text() for t in legend.get_texts()] == ['1 x 1', '2 x 2']
+  assert legend.get_title().get_text() == 'scale'
+  with Image.open(io.BytesIO(viz.figure_png(figure))) as image:
+    assert image.convert('RGBA').getpixel((0, 0)) == (255, 255, 255, 255)

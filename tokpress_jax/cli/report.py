@@ -1,7 +1,6 @@
 """`tokpress report RUN ... --out DIR`: measure runs, make one page."""
 
 import dataclasses
-import json
 import pathlib
 import shlex
 from collections.abc import Sequence
@@ -137,18 +136,6 @@ def measure(flags: Flags, *, command: str = '') -> Any:
     pruning=pruning,
     kmeans=kmeans,
     judge_accuracy=accuracy,
-    losses={name: _losses(run) for name, run in runs.items()},
+    curves={name: report.read_curves(run) for name, run in runs.items()},
     command=command,
   )
-
-
-def _losses(run: str) -> tuple[list[int], list[float]]:
-  """The training loss of a run, from its metrics file."""
-  steps, losses = [], []
-  path = pathlib.Path(run) / workdir_lib.METRICS
-  for line in path.read_text().splitlines():
-    row = json.loads(line)
-    if row.get('loss') is not None:
-      steps.append(row['step'])
-      losses.append(row['loss'])
-  return steps, losses

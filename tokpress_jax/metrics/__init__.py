@@ -1,5 +1,6 @@
 """Numbers that say how good images, codes and samples are."""
 
+from tokpress_jax.metrics.codes import ScaleCodes, scale_codes
 from tokpress_jax.metrics.frechet import (
   FeatureStats,
   Moments,
@@ -62,6 +63,7 @@ __all__ = [
   'PatchCoding',
   'PrecisionRecall',
   'RatePoint',
+  'ScaleCodes',
   'bits_per_pixel',
   'class_agreement',
   'class_spread',
@@ -80,6 +82,7 @@ __all__ = [
   'psnr',
   'rate_distortion',
   'sample_diversity',
+  'scale_codes',
   'ssim',
   'train_judge',
   'usage',

@@ -44,7 +44,7 @@ def fit_kmeans(
     reach = np.cumsum(square + 1e-12)
     index = np.searchsorted(reach, rng.random() * reach[-1])
   for _ in range(steps):
-    codes = _nearest(x, centres)
+    codes = nearest_centre(x, centres)
     count = np.bincount(codes, minlength=size)
     total = np.stack(
       [np.bincount(codes, column, minlength=size) for column in x.T], axis=1
@@ -54,7 +54,8 @@ def fit_kmeans(
   return centres
 
 
-def _nearest(x: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def nearest_centre(x: np.ndarray, centres: np.ndarray) -> np.ndarray:
+  """The index [N] of each vector's nearest centre; x is [N, D]."""
   half = 0.5 * np.square(centres).sum(-1)
   step = max(1, 2**22 // len(centres))
   parts = [
@@ -152,7 +153,7 @@ def _to_patches(images: np.ndarray, patch: tuple[int, int]) -> np.ndarray:
 
 def _coded_psnr(images, codebook, patch, peak) -> float:
   x = _to_patches(images, patch)
-  chosen = codebook[_nearest(x, codebook)]
+  chosen = codebook[nearest_centre(x, codebook)]
   # The error needs no way back: patches hold each value once.
   shape = (len(images), 1, 1, -1)
   pair = (jnp.asarray(v.reshape(shape)) for v in (x, chosen))

@@ -4,7 +4,12 @@ from tokpress_jax.report.images import ImageSet, image_set
 from tokpress_jax.report.pruning import PruningResult, measure_pruners
 from tokpress_jax.report.render import write_report
 from tokpress_jax.report.samples import SampleResult, measure_generator
-from tokpress_jax.report.tokenizing import TokenizerResult, measure_tokenizer
+from tokpress_jax.report.tokenizing import (
+  TokenizerResult,
+  measure_scales,
+  measure_tokenizer,
+)
+from tokpress_jax.report.training import read_curves, scale_curves
 
 __all__ = [
   'ImageSet',
@@ -14,6 +19,9 @@ __all__ = [
   'image_set',
   'measure_generator',
   'measure_pruners',
+  'measure_scales',
   'measure_tokenizer',
+  'read_curves',
+  'scale_curves',
   'write_report',
 ]

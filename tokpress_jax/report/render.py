@@ -11,6 +11,7 @@ from typing import Any
 
 from tokpress_jax import metrics, viz
 from tokpress_jax.io import images as images_lib
+from tokpress_jax.report import training
 from tokpress_jax.report.images import ImageSet
 from tokpress_jax.report.pruning import PruningResult
 from tokpress_jax.report.samples import SampleResult
@@ -34,7 +35,7 @@ class Report:
     pruning: results of one classifier, or None.
     kmeans: k-means patch coding at the budget of each tokenizer.
     judge_accuracy: of the judge on the test images; None without generators.
-    losses: name to (steps, training loss).
+    curves: name to the metrics of its training, see `read_curves`.
     command: that makes the report again.
   """
 
@@ -44,14 +45,16 @@ class Report:
   pruning: PruningResult | None
   kmeans: Mapping[str, metrics.PatchCoding]
   judge_accuracy: float | None
-  losses: Mapping[str, tuple[list[int], list[float]]]
+  curves: Mapping[str, Mapping[str, training.Curve]]
   command: str = ''
 
 
 def write_report(
   report: Report, out_dir: str | os.PathLike[str]
 ) -> tuple[pathlib.Path, str]:
-  """Writes `index.html` and `metrics.json`.
+  """Writes `index.html`, `metrics.json`, and curves as `<run>.png`.
+
+  A run of a multi-scale tokenizer gets the picture of `scale_curves`.
 
   Args:
     report: what was measured.
@@ -64,6 +67,8 @@ def write_report(
   out.mkdir(parents=True, exist_ok=True)
   numbers = json.dumps(numbers_of(report), indent=2)
   (out / METRICS).write_text(numbers + '\n')
+  for name, figure in _scale_curves(report, 'light'):
+    (out / f'{name}.png').write_bytes(viz.figure_png(figure))
   sections, tables = _sections(report)
   info = report.images.info
   viz.write_page(
@@ -97,6 +102,10 @@ def numbers_of(report: Report) -> dict[str, Any]:
       f'kmeans_psnr{tail}': coded.psnr,
       f'kmeans_bits{tail}': coded.bits,
     }
+    if result.scales:
+      found[f'scales{tail}'] = [
+        {**dataclasses.asdict(row), 'ratio': row.ratio} for row in result.scales
+      ]
   if report.judge_accuracy is not None:
     found['judge_accuracy'] = report.judge_accuracy
   for i, (name, drawn) in enumerate(report.generators.items()):
@@ -191,8 +200,34 @@ def _tokenizers(report: Report) -> viz.Section | None:
       'One trained tokenizer serves every budget: any legal prefix of its '
       'tokens decodes.'
     ),
-    items=[*items[:-1], items[-1], table],
+    items=[*items, table, *_scales(report)],
   )
+
+
+def _scales(report: Report) -> list[viz.Table]:
+  """The codes of each scale, if any tokenizer has scales."""
+  rows = [
+    (
+      name,
+      f'{row.grid[0]} x {row.grid[1]}',
+      row.vectors,
+      f'{row.perplexity:.1f}',
+      f'{row.kmeans:.1f}',
+      f'{row.ratio:.2f}',
+    )
+    for name, result in report.tokenizers.items()
+    for row in result.scales
+  ]
+  if not rows:
+    return []
+  columns = ('tokenizer', 'scale', 'vectors', 'perplexity', 'k-means', 'ratio')
+  caption = (
+    'How evenly each scale uses the codebook that all share, on the test '
+    'images. k-means: the perplexity of k-means with as many codes for that '
+    'scale alone, fitted to the very residuals that are coded (one code each '
+    'where they are fewer).'
+  )
+  return [viz.Table(columns=columns, rows=rows, caption=caption)]
 
 
 def _generators(report: Report) -> viz.Section | None:
@@ -314,14 +349,40 @@ def _pruning(report: Report) -> viz.Section | None:
 
 
 def _training(report: Report) -> viz.Section | None:
-  if not report.losses:
-    return None
   pictures = []
-  for name, curve in report.losses.items():
-    light, dark = viz.both_themes(viz.loss_curve, {name: curve})
+  for name, curves in report.curves.items():
+    if 'loss' not in curves:
+      continue
+    light, dark = viz.both_themes(viz.loss_curve, {name: curves['loss']})
     pictures.append(
       viz.Picture(
         png=light, dark_png=dark, caption=f'{name}: training loss by step.'
       )
     )
+  for (name, light), (_, dark) in zip(
+    _scale_curves(report, 'light'), _scale_curves(report, 'dark'), strict=True
+  ):
+    pictures.append(
+      viz.Picture(
+        png=viz.figure_png(light),
+        dark_png=viz.figure_png(dark),
+        caption=(
+          f'{name}: error, quality and codes in use by step. Perplexity: of '
+          'running averages over the training batches.'
+        ),
+      )
+    )
+  if not pictures:
+    return None
   return viz.Section(title='Training', items=pictures)
+
+
+def _scale_curves(report: Report, theme: viz.Theme) -> list[tuple[str, Any]]:
+  """(name, figure) of each multi-scale tokenizer."""
+  found = []
+  for name, result in report.tokenizers.items():
+    curves = dict(report.curves.get(name, {}))
+    figure = training.scale_curves(curves, result.config, theme=theme)
+    if figure is not None:
+      found.append((name, figure))
+  return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 
 from tokpress_jax import metrics, quantize, types
 from tokpress_jax.report.images import ImageSet
+from tokpress_jax.tokenizers import PyramidConfig
 from tokpress_jax.train.tasks.tokenize import shown_lengths
 
 
@@ -18,6 +20,7 @@ class TokenizerResult:
   """What a tokenizer reaches on test images.
 
   Attributes:
+    config: of the tokenizer.
     tokens: numbers of tokens, rising.
     bits: per image, for each.
     psnr: mean over images in dB, values in [0, 1], peak 1, for each.
@@ -27,8 +30,10 @@ class TokenizerResult:
     perplexity: of the codes of the test images.
     shown: a few originals [n, H, W, C].
     decoded: number of tokens to their reconstructions.
+    scales: of a multi-scale tokenizer, the codes of each scale.
   """
 
+  config: Any
   tokens: tuple[int, ...]
   bits: tuple[float, ...]
   psnr: tuple[float, ...]
@@ -38,6 +43,7 @@ class TokenizerResult:
   perplexity: float
   shown: np.ndarray
   decoded: dict[int, np.ndarray]
+  scales: tuple[metrics.ScaleCodes, ...] = ()
 
 
 def measure_tokenizer(
@@ -71,6 +77,7 @@ def measure_tokenizer(
     decoded[n] = np.asarray(again[:show])
   count = quantize.count_codes(codes, config.codebook_size)
   return TokenizerResult(
+    config=config,
     tokens=tokens,
     bits=tuple(n * config.bits_per_token for n in tokens),
     psnr=tuple(psnr),
@@ -80,4 +87,43 @@ def measure_tokenizer(
     perplexity=float(quantize.perplexity(count)),
     shown=images.test[:show],
     decoded=decoded,
+    scales=measure_scales(tokenizer, images.test),
+  )
+
+
+def measure_scales(
+  tokenizer: types.Loaded, images: np.ndarray, *, batch: int = 256
+) -> tuple[metrics.ScaleCodes, ...]:
+  """How evenly each scale uses the codes, beside k-means.
+
+  Args:
+    tokenizer: the tokenizer.
+    images: [B, H, W, C] in [-1, 1].
+    batch: images at once.
+
+  Returns:
+    See `metrics.scale_codes`; empty for a tokenizer without scales.
+  """
+  config = tokenizer.module.config
+  if not isinstance(config, PyramidConfig):
+    return ()
+  module, variables = tokenizer.module, tokenizer.variables
+
+  @jax.jit
+  def code(variables, x):
+    z = module.apply(variables, x, method='latents')
+    whole = jnp.full(x.shape[:1], config.num_tokens, jnp.int32)
+    codes = module.apply(variables, z, whole, method='quantize').codes
+    rest = lambda m: m.quantizer.residuals(z, codes)
+    return module.apply(variables, method=rest), codes[..., 0]
+
+  parts = [
+    jax.device_get(code(variables, images[i : i + batch]))
+    for i in range(0, len(images), batch)
+  ]
+  rests, codes = zip(*parts, strict=True)
+  return metrics.scale_codes(
+    [np.concatenate(x) for x in zip(*rests, strict=True)],
+    np.split(np.concatenate(codes), config.boundaries[:-1], axis=1),
+    size=config.codebook_size,
   )

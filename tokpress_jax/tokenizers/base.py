@@ -103,6 +103,10 @@ class Tokenizer(nn.Module):
   `render`.
   """
 
+  # Where the layer that gives pixels lies among the parameters; a loss that is
+  # balanced by gradients at it (VQGAN's) needs to know.
+  last_layer: ClassVar[tuple[str, ...]] = ()
+
   config: Any
   dtype: Any = jnp.float32
 

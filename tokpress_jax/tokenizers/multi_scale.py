@@ -9,7 +9,7 @@ Dimension letters: B batch, h patches a side, D model features, C code features.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as linen
 import jax
@@ -48,6 +48,8 @@ class MultiScaleConfig(pyramid.PyramidConfig):
 
 class MultiScaleTokenizer(pyramid.PyramidTokenizer):
   """A patch transformer around a multi-scale residual quantiser."""
+
+  last_layer: ClassVar[tuple[str, ...]] = ('to_patch',)
 
   config: MultiScaleConfig
 

@@ -14,7 +14,7 @@ C code features, Q codes per token.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as linen
 import jax
@@ -70,6 +70,8 @@ class OneDConfig(base.TokenizerConfig):
 
 class OneDTokenizer(base.Tokenizer):
   """Patches and latents through a transformer, and back."""
+
+  last_layer: ClassVar[tuple[str, ...]] = ('to_patch',)
 
   config: OneDConfig
 

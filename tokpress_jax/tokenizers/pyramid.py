@@ -88,10 +88,27 @@ class PyramidTokenizer(base.Tokenizer):
     return jnp.clip(self.decode_map(total).astype(jnp.float32), -1.0, 1.0)
 
   def quantize(
-    self, latents: Array, length: Array, mask: Array | None = None
+    self,
+    latents: Array,
+    length: Array,
+    mask: Array | None = None,
+    skipped: Array | None = None,
   ) -> quantize.Quantized:
-    """Quantises maps [B, h, h, C] up to the scales within the length."""
-    return self.quantizer(latents, mask=mask, keep=self._kept_scales(length))
+    """Quantises maps [B, h, h, C] up to the scales within the length.
+
+    Args:
+      latents: [B, h, h, C].
+      length: int32 [B].
+      mask: bool [B], False for images that are padding.
+      skipped: bool [B, S], scales that an image leaves out, if it has a finer
+        one within its length.
+    """
+    keep = self._kept_scales(length)
+    if skipped is not None:
+      number = jnp.arange(len(self.scales))[None]  # [1, S]
+      finest = number == keep[:, None] - 1
+      keep = (number < keep[:, None]) & (~skipped | finest)
+    return self.quantizer(latents, mask=mask, keep=keep)
 
   def render(self, codes: Array, length: Array) -> Array:
     """Decodes the scales of codes [B, L, 1] within the length [B]."""
@@ -106,11 +123,17 @@ class PyramidTokenizer(base.Tokenizer):
     return self.decode_map(total)
 
   def reconstruct(
-    self, images: Array, length: Array, *, mask: Array | None = None
+    self,
+    images: Array,
+    length: Array,
+    *,
+    mask: Array | None = None,
+    skipped: Array | None = None,
   ) -> base.Reconstruction:
-    """See `Tokenizer.reconstruct`."""
+    """See `Tokenizer.reconstruct`, and `quantize` for `skipped`."""
     self.check_images(images)
-    quantized = self.quantize(self.latents(images), length, mask)
+    latents = self.latents(images)
+    quantized = self.quantize(latents, length, mask, skipped)
     painted = self.decode_map(quantized.embeddings)
     return base.Reconstruction(images=painted, quantized=quantized)
 

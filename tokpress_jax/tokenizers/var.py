@@ -12,7 +12,7 @@ map, C code features.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,8 @@ class VARTokenizerConfig(pyramid.PyramidConfig):
 
 class VARTokenizer(pyramid.PyramidTokenizer):
   """Convolutions around a multi-scale residual quantiser."""
+
+  last_layer: ClassVar[tuple[str, ...]] = ('decoder', 'conv_out')
 
   config: VARTokenizerConfig
 

@@ -1,10 +1,12 @@
 """Pictures a person looks at: sheets of images, curves, one HTML page."""
 
 from tokpress_jax.viz.curves import (
+  Theme,
   both_themes,
   curve,
   figure_png,
   loss_curve,
+  panels,
   quality_by_tokens,
   rate_distortion,
 )
@@ -22,12 +24,14 @@ __all__ = [
   'Picture',
   'Section',
   'Table',
+  'Theme',
   'both_themes',
   'curve',
   'edits',
   'figure_png',
   'loss_curve',
   'page_html',
+  'panels',
   'png',
   'quality_by_tokens',
   'rate_distortion',

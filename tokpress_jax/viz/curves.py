@@ -67,6 +67,14 @@ def curve(
     axes.minorticks_off()
   axes.set_xlabel(x_label)
   axes.set_ylabel(y_label)
+  _dress(axes, theme)
+  if len(series) > 1:
+    axes.legend(frameon=False, labelcolor=_INK[theme])
+  return figure
+
+
+def _dress(axes: Any, theme: Theme) -> None:
+  """Grid, inks and spines."""
   ink = _INK[theme]
   axes.grid(color=_GRID[theme], lw=0.8)
   axes.set_axisbelow(True)
@@ -76,9 +84,68 @@ def curve(
     spine.set_color(ink)
   for label in (axes.xaxis.label, axes.yaxis.label):
     label.set_color(ink)
-  if len(series) > 1:
-    axes.legend(frameon=False, labelcolor=ink)
+
+
+def panels(
+  parts: Sequence[tuple[str, str, Series]],
+  *,
+  x_label: str,
+  key: str = '',
+  theme: Theme = 'light',
+) -> Figure:
+  """Curves over one x axis in panels side by side, with one legend.
+
+  Args:
+    parts: (title, y label, name -> (x, y)) of each panel. A name has the same
+      colour in all of them; a panel with the single name '' is not in the
+      legend.
+    x_label: With its unit.
+    key: What the names are, in front of the legend.
+    theme: See `curve`; the light one has a white background, so that the
+      picture may stand anywhere.
+  """
+  from matplotlib.figure import Figure
+
+  names = list(dict.fromkeys(n for _, _, s in parts for n in s if n))
+  # An ordered set of names, such as scales, as shades of one colour.
+  shades = _shades(len(names), theme)
+  figure = Figure(
+    figsize=(3.4 * len(parts), 3.0), dpi=144, layout='constrained'
+  )
+  figure.patch.set_facecolor('white')
+  figure.patch.set_alpha(float(theme == 'light'))
+  lines = {}
+  for axes, (title, y_label, series) in zip(
+    figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True
+  ):
+    axes.patch.set_alpha(0)
+    for name, (x, y) in series.items():
+      color = shades[names.index(name)] if name else _LINES[theme][1]
+      (lines[name],) = axes.plot(x, y, color=color, lw=1.6)
+    _dress(axes, theme)
+    axes.set_title(title, color=_INK[theme], fontsize=10, loc='left')
+    axes.set_ylabel(y_label)
+    axes.set_xlabel(x_label)
+  shown = [n for n in names if n in lines]
+  if shown:
+    figure.legend(
+      [lines[n] for n in shown],
+      shown,
+      title=key or None,
+      loc='outside right center',
+      frameon=False,
+      labelcolor=_INK[theme],
+    )
   return figure
+
+
+def _shades(count: int, theme: Theme) -> list[Any]:
+  """Colours from faint to strong, all visible on the background."""
+  from matplotlib import colormaps
+
+  low, high = (0.35, 0.95) if theme == 'light' else (0.9, 0.4)
+  step = (high - low) / max(count - 1, 1)
+  return [colormaps['Blues'](low + i * step) for i in range(count)]
 
 
 def quality_by_tokens(

@@ -1,7 +1,13 @@
 """The training jobs: a tokenizer, a generator on its tokens, a classifier."""
 
+from tokpress_jax.train.tasks.adversary import AdversaryConfig
 from tokpress_jax.train.tasks.classify import ClassifierTask
 from tokpress_jax.train.tasks.generate import GeneratorTask
 from tokpress_jax.train.tasks.tokenize import TokenizerTask
 
-__all__ = ['ClassifierTask', 'GeneratorTask', 'TokenizerTask']
+__all__ = [
+  'AdversaryConfig',
+  'ClassifierTask',
+  'GeneratorTask',
+  'TokenizerTask',
+]

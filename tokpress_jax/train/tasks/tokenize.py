@@ -1,6 +1,10 @@
 """Training a tokenizer: reconstruction through a random prefix of the tokens.
 
-Dimension letters: B batch, H rows, W columns, C channels, N token slots.
+With a perceptual loss and an adversary this is VQGAN's training (Esser et al.,
+arXiv 2012.09841), of any tokenizer.
+
+Dimension letters: B batch, H rows, W columns, C channels, N token slots, S
+scales.
 """
 
 from __future__ import annotations
@@ -13,17 +17,34 @@ import jax.numpy as jnp
 
 from tokpress_jax import errors, losses, metrics, quantize, types
 from tokpress_jax.io import images as images_lib
+from tokpress_jax.quantize import base as quantize_base
 from tokpress_jax.tokenizers import (
+  PyramidConfig,
   Reconstruction,
   TokenizerConfig,
   sample_lengths,
 )
-from tokpress_jax.train.task import Batch, Program, Task, Variables
+from tokpress_jax.train import tree
+from tokpress_jax.train.task import (
+  FROZEN,
+  Batch,
+  Metrics,
+  Program,
+  Task,
+  Variables,
+)
+from tokpress_jax.train.tasks import adversary as adversary_lib
+
+_QUANTIZER = ('quantizer',)  # its path in every tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerTask(Task):
-  """Reconstruction and the bottleneck's losses, under nested dropout.
+  """Reconstruction, looks, an adversary and the bottleneck's losses.
+
+  Of a multi-scale tokenizer, `lengths` and `full` are the random drop of fine
+  scales, after which any number of scales decodes; `skip` drops any scales, so
+  that a model may be used with fewer scales than it was trained with.
 
   Attributes:
     model: the tokenizer.
@@ -31,8 +52,18 @@ class TokenizerTask(Task):
     loss_weight: of the reconstruction, beside the bottleneck's own losses.
     lengths: how training lengths are drawn, see `sample_lengths`.
     full: chance that an image keeps all its tokens.
+    skip: chance that an image leaves out a scale which is not its finest;
+      multi-scale tokenizers only.
+    perceptual_weight: of LPIPS between image and reconstruction; 0 needs no
+      file.
+    perceptual_file: its weights, see `losses.load_lpips`.
+    adversary: the discriminator and its game; the default has none.
   """
 
+  groups: ClassVar[tuple[tuple[str, str], ...]] = (
+    (rf'^{adversary_lib.PARAMS}/', adversary_lib.PARAMS),
+    ('', 'main'),
+  )
   sharding_rules: ClassVar[tuple[tuple[str, tuple[Any, ...]], ...]] = (
     (r'/layers/attn/qkv/kernel$', (None, 'fsdp', 'model')),
     (r'/layers/attn/proj/kernel$', (None, 'model', 'fsdp')),
@@ -45,42 +76,128 @@ class TokenizerTask(Task):
   loss_weight: float = 1.0
   lengths: Literal['none', 'uniform', 'powers'] = 'uniform'
   full: float = 0.25
+  skip: float = 0.0
+  perceptual_weight: float = 0.0
+  perceptual_file: str = ''
+  adversary: adversary_lib.AdversaryConfig = adversary_lib.AdversaryConfig()
 
   def bind(self, info: Any) -> TokenizerTask:
-    """Checks that the model takes the data's images."""
+    """Checks that the model takes the data's images, and the losses too."""
     check_images(self.model, info)
+    size = self.model.image_size
+    if self.skip and not isinstance(self.model, PyramidConfig):
+      raise errors.UserError(
+        f'--task.skip {self.skip} is of tokenizers with scales; '
+        f'{type(self.model).__name__} has none. Set it to 0.'
+      )
+    if self.perceptual_weight and (
+      size < 16 or self.model.channels not in (1, 3)
+    ):
+      raise errors.UserError(
+        f'LPIPS takes images of 16 pixels or more with 1 or 3 channels, not '
+        f'{size} pixels with {self.model.channels}; set '
+        '--task.perceptual-weight 0.'
+      )
+    smallest = self.adversary.network.smallest
+    if self.adversary.plays and size < smallest:
+      raise errors.UserError(
+        f'the discriminator takes images of {smallest} pixels or more, not '
+        f'{size}; lower --task.adversary.network.layers, or set '
+        '--task.adversary.weight 0.'
+      )
     return self
 
+  def constants(self) -> Any:
+    """The weights of LPIPS, if it is used."""
+    if not self.perceptual_weight:
+      return {}
+    return {'perceptual': losses.load_lpips(self.perceptual_file)}
+
   def init(self, rng: jax.Array) -> Variables:
-    """Initialises the tokenizer."""
+    """Initialises the tokenizer, and the discriminator if there is one."""
     c = self.model
     shape = (1, c.image_size, c.image_size, c.channels)
-    return self.model.build(dtype=self.dtype).init(rng, jnp.zeros(shape))
+    variables = self.model.build(dtype=self.dtype).init(rng, jnp.zeros(shape))
+    if not self.adversary.plays:
+      return variables
+    rng = jax.random.fold_in(rng, 1)
+    return self.adversary.add_variables(variables, rng, shape)
 
   def programs(self) -> tuple[Program, ...]:
-    """One program: the whole tokenizer."""
-    return (Program(name='tokenizer', loss=self._loss),)
+    """The tokenizer; then the discriminator, if there is one."""
+    tokenizer = Program(name='tokenizer', loss=self._loss)
+    if not self.adversary.plays:
+      return (tokenizer,)
+    discriminator = Program(
+      name='discriminator',
+      loss=self._discriminate,
+      group=adversary_lib.PARAMS,
+      active_from=self.adversary.start,
+    )
+    return (tokenizer, discriminator)
 
-  def _loss(self, variables: Variables, batch: Batch, rng: Any, step: Any):
-    del step
-    images = images_lib.to_float(batch['image'])
+  def _reconstruct(
+    self, variables: Variables, images: jax.Array, mask: Any, rng: Any
+  ) -> tuple[Reconstruction, jax.Array]:
+    """The training pass and the lengths [B] it was drawn with."""
+    batch = images.shape[0]
     length = sample_lengths(
       rng,
-      images.shape[0],
+      batch,
       self.model.boundaries,
       sampler=self.lengths,
       full=self.full,
     )
-    mask = batch.get('valid')
-    module = self.model.build(dtype=self.dtype)
-    out = cast(
-      Reconstruction,
-      module.apply(variables, images, length, mask=mask, method='reconstruct'),
+    options: dict[str, Any] = {}
+    if self.skip:
+      shape = (batch, len(cast(PyramidConfig, self.model).scales))
+      options['skipped'] = jax.random.bernoulli(
+        jax.random.fold_in(rng, 1), self.skip, shape
+      )
+    out = self.model.build(dtype=self.dtype).apply(
+      adversary_lib.without(variables),
+      images,
+      length,
+      mask=mask,
+      method='reconstruct',
+      **options,
     )
-    error = getattr(losses, self.loss)(out.images, images, mask=mask)
-    total = self.loss_weight * error + out.quantized.loss
-    found = {
-      'mse': losses.l2(out.images, images, mask=mask),
+    return cast(Reconstruction, out), length
+
+  def _likeness(
+    self, variables: Variables, painted: jax.Array, images: jax.Array, mask: Any
+  ) -> tuple[jax.Array, Metrics]:
+    """Reconstruction and perceptual loss, weighted; and their metrics."""
+    error = getattr(losses, self.loss)(painted, images, mask=mask)
+    total = self.loss_weight * error
+    found = {'mse': losses.l2(painted, images, mask=mask)}
+    if self.perceptual_weight:
+      distance = self._distance(variables, painted, images)
+      distance = quantize_base.masked_mean(distance, mask)
+      total += self.perceptual_weight * distance
+      found['perceptual'] = distance
+    return total, found
+
+  def _distance(
+    self, variables: Variables, x: jax.Array, y: jax.Array
+  ) -> jax.Array:
+    """LPIPS [B]."""
+    weights = variables[FROZEN]['perceptual']
+    return losses.LPIPS(dtype=self.dtype).apply(weights, x, y)  # type: ignore[return-value]
+
+  def _loss(self, variables: Variables, batch: Batch, rng: Any, step: Any):
+    images = images_lib.to_float(batch['image'])
+    mask = batch.get('valid')
+    likeness = lambda x: self._likeness(variables, x, images, mask)
+    if self.adversary.plays:
+      out, length, total, found = self._play(
+        variables, images, mask, rng, step, likeness
+      )
+    else:
+      out, length = self._reconstruct(variables, images, mask, rng)
+      total, found = likeness(out.images)
+    total += out.quantized.loss
+    found |= {
       'mean_length': jnp.mean(length.astype(jnp.float32)),
       **out.quantized.losses,
     }
@@ -89,46 +206,148 @@ class TokenizerTask(Task):
       return total, found, {}
     found['code_usage'] = jnp.mean(quantize.usage(stats.count))
     found['code_perplexity'] = jnp.mean(quantize.perplexity(stats.count))
+    if isinstance(self.model, PyramidConfig):
+      found |= self._scale_usage(variables)
     return total, found, {'stats': stats}
+
+  def _play(
+    self,
+    variables: Variables,
+    images: jax.Array,
+    mask: Any,
+    rng: Any,
+    step: Any,
+    likeness: Any,
+  ) -> tuple[Reconstruction, jax.Array, jax.Array, Metrics]:
+    """The training pass against the adversary."""
+    game = self.adversary
+    path = self.model.build().last_layer
+    if game.scaling == 'adaptive' and not path:
+      raise errors.UserError(
+        f'{type(self.model).__name__} names no last layer at which gradients '
+        'could be compared; set --task.adversary.scaling fixed.'
+      )
+
+    def paint(kernel: jax.Array) -> Any:
+      params = _with_kernel(variables['params'], path, kernel)
+      out, length = self._reconstruct(
+        {**variables, 'params': params}, images, mask, rng
+      )
+      return out.images, (out, length)
+
+    fool = lambda x: game.fool(
+      variables, x, mask=mask, step=step, dtype=self.dtype
+    )
+    if game.scaling == 'fixed':
+      out, length = self._reconstruct(variables, images, mask, rng)
+      painted = out.images
+      total, found = likeness(painted)
+      value, slope = fool(painted)
+      scale = jnp.ones(())
+    else:
+      # Each loss is differentiated once, with respect to the images. The last
+      # kernel's gradients follow from these through its layer alone, and the
+      # rest of the network gets their sum in one backward pass.
+      painted, pull, (out, length) = jax.vjp(
+        paint, _kernel(variables['params'], path), has_aux=True
+      )
+      (alike, found), alike_slope = jax.value_and_grad(likeness, has_aux=True)(
+        jax.lax.stop_gradient(painted)
+      )
+      value, slope = fool(painted)
+      scale = losses.adaptive_weight(
+        *pull(alike_slope), *pull(slope), maximum=game.maximum
+      )
+      total = losses.with_gradient(alike, painted, alike_slope)
+    scale = jnp.where(step >= game.start, game.weight * scale, 0.0)
+    total += scale * losses.with_gradient(value, painted, slope)
+    found |= {'adversarial': value, 'adversarial_weight': scale}
+    return out, length, total, found
+
+  def _discriminate(
+    self, variables: Variables, batch: Batch, rng: Any, step: Any
+  ):
+    del step
+    images = images_lib.to_float(batch['image'])
+    mask = batch.get('valid')
+    out, _ = self._reconstruct(variables, images, mask, rng)
+    return self.adversary.tell_apart(
+      variables,
+      images,
+      jax.lax.stop_gradient(out.images),
+      mask=mask,
+      dtype=self.dtype,
+    )
+
+  def _scale_usage(self, variables: Variables) -> Metrics:
+    """Codes in use and perplexity of each scale, 1 the coarsest, of late."""
+    recent = self.model.quantizer.usage(variables, path=_QUANTIZER)  # [S, V]
+    perplexity = quantize.perplexity(recent)
+    # Of a code that is no longer chosen a hundredth may be left.
+    used = quantize.usage(jnp.maximum(recent * recent.shape[1] - 0.01, 0.0))
+    found = {f'usage_{k + 1}': x for k, x in enumerate(used)}
+    return found | {f'perplexity_{k + 1}': x for k, x in enumerate(perplexity)}
 
   def commit(
     self, variables: Variables, updates: Any, rng: jax.Array, step: jax.Array
   ) -> Variables:
-    """Moves the codebook's averages and revives dead codes."""
+    """Moves the codebook's averages, revives dead codes; moves LeCAM's."""
     del step
+    if adversary_lib.LECAM in updates:
+      return self.adversary.commit(variables, updates[adversary_lib.LECAM])
     return self.model.quantizer.update(
-      variables, updates['stats'], rng=rng, path=('quantizer',)
+      variables, updates['stats'], rng=rng, path=_QUANTIZER
     )
 
   def evaluate(
     self, variables: Variables, batch: Batch, rng: jax.Array
   ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """PSNR (dB, peak 1) at 1, 2, 4, ... and all tokens, and bits per pixel."""
+    """PSNR (dB, peak 1) at 1, 2, 4, ... and all tokens; bits per pixel.
+
+    And LPIPS of all tokens, if it is trained with.
+    """
     del rng
     c = self.model
     module = c.build(dtype=self.dtype)
+    own = adversary_lib.without(variables)
     images = images_lib.to_float(batch['image'])
     weight = batch['valid'].astype(jnp.float32)
-    encoded = module.apply(variables, images, method='encode')
+    encoded = module.apply(own, images, method='encode')
     codes = cast(types.Encoded, encoded).codes
     unit = lambda x: (x + 1) / 2
     found = {}
     for n in shown_lengths(c.boundaries):
-      again = module.apply(variables, codes, length=n, method='decode_codes')
+      again: Any = module.apply(own, codes, length=n, method='decode_codes')
       psnr = metrics.psnr(unit(again), unit(images))
       found[f'psnr_{n}'] = (jnp.sum(psnr * weight), jnp.sum(weight))
     found['psnr'] = found[f'psnr_{c.num_tokens}']
+    if self.perceptual_weight:  # Of all tokens: the last that was decoded.
+      distance = self._distance(variables, again, images)
+      found['perceptual'] = (jnp.sum(distance * weight), jnp.sum(weight))
     bits = c.num_tokens * c.bits_per_token / c.image_size**2
     found['bits_per_pixel'] = (bits * jnp.sum(weight), jnp.sum(weight))
     return found
 
   def export(self, variables: Variables) -> types.Loaded:
-    """The tokenizer alone."""
+    """The tokenizer alone: no discriminator, no perceptual network."""
     return types.Loaded(
       module=self.model.build(),
-      variables=variables,
+      variables=adversary_lib.without(variables),
       spec=types.Spec(name='', family='tokenizer', config=self.model),
     )
+
+
+def _kernel(params: Any, path: tuple[str, ...]) -> jax.Array:
+  for name in path:
+    params = params[name]
+  return params['kernel']
+
+
+def _with_kernel(params: Any, path: tuple[str, ...], kernel: jax.Array) -> Any:
+  over: Any = {'kernel': kernel}
+  for name in reversed(path):
+    over = {name: over}
+  return tree.merge(params, over)
 
 
 def shown_lengths(boundaries: tuple[int, ...]) -> tuple[int, ...]:
