@@ -231,7 +231,8 @@ def unstack(tree: Any) -> Any:
     tree: parameters (or variables) with any number of stacks.
 
   Returns:
-    The same tree with each `layers` a tuple of L trees.
+    The same tree with each `layers` a tuple of L trees (one that is split
+    already stays as it is).
   """
   if not isinstance(tree, dict):
     return tree
@@ -243,6 +244,8 @@ def unstack(tree: Any) -> Any:
     )
 
   return {
-    name: split(value) if name == 'layers' else unstack(value)
+    name: split(value)
+    if name == 'layers' and isinstance(value, dict)
+    else unstack(value)
     for name, value in tree.items()
   }
