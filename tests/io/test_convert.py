@@ -62,6 +62,21 @@ def test_another_tokenizer_may_be_given(here, tmp_path):
   assert model.tokenizer.spec.name == 'var-vqvae'
 
 
+def test_files_that_are_no_model_say_what_they_are(tmp_path):
+  for name, message in (
+    ('var_d16.pth', 'tokpress convert'),
+    ('x.tok', 'give its tokenizer first'),
+    ('x.safetensors', 'not a whole safetensors file'),
+  ):
+    (tmp_path / name).write_bytes(b'something else')
+    with pytest.raises(UserError, match=message):
+      export.load(tmp_path / name)
+  with pytest.raises(UserError, match="no 'nowhere.safetensors'"):
+    export.load('nowhere.safetensors')
+  with pytest.raises(UserError, match="Did you mean 'var-d16'"):
+    export.load('vard16')
+
+
 @pytest.mark.parametrize(
   ('argv', 'message'),
   [

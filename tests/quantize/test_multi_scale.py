@@ -324,7 +324,7 @@ def test_published_lengths():
   [
     ({'scales': ()}, 'scales is empty'),
     ({'scales': (1, 4, 2)}, 'scale 4x4 does not fit into the last'),
-    ({'scales': (1, 2), 'phi': 3}, 'phi=3 convolutions for 2 scales'),
+    ({'scales': (1, 2), 'phi': 3}, 'phi=3 shared convolutions are more than the 2 scales'),
     ({'standardize': 'yes'}, "standardize='yes' is not one of"),
     ({'counted': 'images'}, "counted='images' is not one of"),
   ],

@@ -2,6 +2,7 @@
 
 from tokpress_jax.bench.flops import count_flops
 from tokpress_jax.bench.harness import (
+  describe,
   list_benches,
   machine,
   run,
@@ -12,6 +13,7 @@ from tokpress_jax.bench.harness import (
 
 __all__ = [
   'count_flops',
+  'describe',
   'list_benches',
   'machine',
   'run',

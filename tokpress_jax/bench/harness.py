@@ -44,6 +44,30 @@ def list_benches() -> dict[str, str]:
   }
 
 
+def describe(name: str) -> str:
+  """What a benchmark does, and its options with their defaults.
+
+  Raises:
+    UserError: If the name is unknown.
+  """
+  module = _find(name)
+  defaults = ', '.join(
+    f'--{option.replace("_", "-")} {p.default}'
+    for option, p in inspect.signature(module.run).parameters.items()
+    if p.default is not p.empty
+  )
+  texts = (inspect.getdoc(module), inspect.getdoc(module.run))
+  return '\n\n'.join((*map(str, texts), f'Defaults: {defaults}'))
+
+
+def _find(name: str) -> Any:
+  if name not in _BENCHES:
+    raise UserError(
+      f'There is no benchmark {name!r}. {did_you_mean(name, _BENCHES)}'
+    )
+  return importlib.import_module(_BENCHES[name])
+
+
 def run(
   name: str, json_file: str | os.PathLike[str] | None = None, **options: Any
 ) -> dict[str, Any]:
@@ -61,11 +85,7 @@ def run(
   Raises:
     UserError: If the name or an option is unknown.
   """
-  if name not in _BENCHES:
-    raise UserError(
-      f'There is no benchmark {name!r}. {did_you_mean(name, _BENCHES)}'
-    )
-  member = importlib.import_module(_BENCHES[name]).run
+  member = _find(name).run
   known = inspect.signature(member).parameters
   unknown = sorted(set(options) - set(known))
   if unknown:

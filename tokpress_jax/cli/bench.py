@@ -26,6 +26,9 @@ class Flags:
 
 def main(argv: Sequence[str]) -> None:
   """Prints the rows as a table."""
+  if len(argv) > 1 and argv[0][:1] != '-' and {'-h', '--help'} & set(argv):
+    print(bench.describe(argv[0]))
+    return
   flags, rest = tyro.cli(
     Flags, args=list(argv), prog='tokpress bench', return_unknown_args=True
   )

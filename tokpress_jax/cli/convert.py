@@ -18,7 +18,8 @@ class Flags:
   Attributes:
     kind: What the file is: a layout (`var`, `mvar`, `var-vqvae`; sizes are
       read off the tensors) or one published file (`var-d16`, ...), whose
-      sizes it must have; `tokpress list weights` shows all. Or a network that
+      sizes it must have; `tokpress list weights` shows all. Files of VAR and
+      MVAR look alike: the kind decides which it is. Or a network that
       measures or trains models: `inception`, `lpips`.
     files: The checkpoint, .pth or .safetensors, with official names; of `lpips`
       there are two.

@@ -173,7 +173,8 @@ def sample(
       there are no images).
     labels: int [B]; `num_classes` is no class.
     rng: a typed key; the same key gives the same images.
-    sampler: temperature, top-k, top-p, guidance; plain sampling if None.
+    sampler: temperature, top-k, top-p, guidance; if None, draws from all codes
+      without guidance.
     num_tokens: how many tokens are generated and decoded; all if None.
     length: int32 [B], how many of them count in each row; all if None.
     forced: int32 [B, L] codes to keep, -1 where one is to be drawn: a prefix to
@@ -190,6 +191,15 @@ def sample(
   """
   config = generator.module.config
   labels = jnp.asarray(labels)
+  if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise errors.UserError(
+      f'labels are classes, int [B]; got {labels.dtype} {list(labels.shape)}'
+    )
+  is_array = isinstance(rng, jax.Array)
+  if not is_array or not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
+    raise errors.UserError(
+      f'rng is a key, jax.random.key(seed); got {type(rng).__name__}'
+    )
   sampler = sampler or sampling.Sampler()
   condition.check_labels(labels, config.num_classes)
   sampler.check(config.codebook_size)

@@ -38,8 +38,9 @@ class Sampler:
     top_k: keeps the k most probable codes; None keeps all.
     top_p: keeps the most probable codes that hold this much probability
       (applied after top_k); None keeps all.
-    guidance: scale of classifier-free guidance, in the words of the schedule's
-      paper; None runs without an unconditional half.
+    guidance: scale of classifier-free guidance, as the schedule's paper counts
+      it: with 'linear' 0 is none and VAR's cfg = 4 is 4, rising over the
+      scales; with the others 1 is none. None runs no unconditional half.
     schedule: of the guidance over the steps, a name in `SCHEDULES`.
     smooth: a scale-wise generator goes on from a soft mixture of codes instead
       of the code drawn (VAR's "more smooth"; for pictures, not for scores).

@@ -11,6 +11,7 @@ what `config.json` says in its header.
 """
 
 import dataclasses
+import difflib
 import json
 import os
 import pathlib
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 from tokpress_jax import config as config_lib
 from tokpress_jax import registry, released, types
 from tokpress_jax import workdir as workdir_lib
-from tokpress_jax.errors import UserError
+from tokpress_jax.errors import UserError, did_you_mean
 from tokpress_jax.io import card, convert, hub, keymap, safetensors
 
 MODEL = 'model.safetensors'
@@ -180,6 +181,13 @@ def locate(
   """
   if os.fspath(name) in released.RELEASED and not pathlib.Path(name).exists():
     return convert.fetch(os.fspath(name))
+  text = os.fspath(name)
+  near = difflib.get_close_matches(text, released.RELEASED, n=3, cutoff=0.8)
+  if near and not pathlib.Path(text).exists():
+    raise UserError(
+      f'There is no {text!r}. {did_you_mean(text, released.RELEASED)} '
+      '`tokpress list weights` shows all.'
+    )
   return hub.resolve(name, revision=revision)
 
 

@@ -27,7 +27,8 @@ def resolve(
   path = pathlib.Path(text).expanduser()
   if path.exists():
     return path
-  if not _REPOSITORY.fullmatch(text):
+  is_file = path.suffix in ('.safetensors', '.pth', '.pt', '.ckpt', '.tok')
+  if is_file or not _REPOSITORY.fullmatch(text):
     names = [p.name for p in path.parent.iterdir()] if _is_dir(path) else []
     near = difflib.get_close_matches(path.name, names, n=3)
     hint = f' {did_you_mean(path.name, near)}' if near else ''

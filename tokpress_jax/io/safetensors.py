@@ -3,10 +3,11 @@
 Files are read and written as NumPy arrays; bfloat16 is kept.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -74,26 +75,41 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def load_flat(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   """Reads the arrays by their names in the file; see `load`."""
-  import safetensors
-
-  if not os.path.isfile(path):
-    raise UserError(f'There is no file {os.fspath(path)!r}.')
-  try:
-    with safetensors.safe_open(os.fspath(path), framework='np') as file:
-      return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-  except safetensors.SafetensorError as error:
-    raise UserError(
-      f'{os.fspath(path)} is not a whole safetensors file: {error}. Download '
-      'or export it again; .pth and .ckpt files must be converted first.'
-    ) from error
+  with _opened(path) as file:
+    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-  """Reads the strings of the file's header."""
+  """Reads the strings of the file's header; see `load`."""
+  with _opened(path) as file:
+    return dict(file.metadata() or {})
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+  """An open safetensors file; says what else a file may be."""
   import safetensors
 
-  with safetensors.safe_open(os.fspath(path), framework='np') as file:
-    return dict(file.metadata() or {})
+  name = os.fspath(path)
+  if not os.path.isfile(path):
+    raise UserError(f'There is no file {name!r}.')
+  try:
+    with safetensors.safe_open(name, framework='np') as file:
+      yield file
+  except safetensors.SafetensorError as error:
+    suffix = os.path.splitext(name)[1]
+    hint = {
+      '.pth': 'a checkpoint of PyTorch, which is converted first: tokpress '
+      'convert KIND FILE --out FILE.safetensors',
+      '.tok': "a file of tokens: give its tokenizer first, then the file",
+    }
+    hint['.pt'] = hint['.ckpt'] = hint['.bin'] = hint['.pth']
+    if suffix in hint:
+      raise UserError(f'{name} is no model but {hint[suffix]}.') from error
+    raise UserError(
+      f'{name} is not a whole safetensors file: {error}. Download, convert or '
+      'export it again.'
+    ) from error
 
 
 def fingerprint(tree: Mapping[str, Any]) -> str:

@@ -224,8 +224,16 @@ class Tokenizer(nn.Module):
     return jnp.clip(images, -1.0, 1.0)
 
   def check_images(self, images: Array) -> None:
-    """Raises ValueError unless images are [B, H, W, C] of this model's size."""
+    """Raises ValueError unless images are [B, H, W, C] of this model's size.
+
+    Integers are refused too: 0 to 255 would be taken for [-1, 1].
+    """
     c = self.config
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      raise ValueError(
+        f'this tokenizer takes float images in [-1, 1], got {images.dtype}; '
+        'tokpress_jax.io.images.to_float makes them of uint8'
+      )
     expected = (c.image_size, c.image_size, c.channels)
     if images.ndim != 4 or images.shape[1:] != expected:
       raise ValueError(
