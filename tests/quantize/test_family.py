@@ -85,6 +85,18 @@ ROWS = {
     mask_shape=(B,),
     published_shape=(1, 32, 32),
   ),
+  'multi_scale_own': Row(
+    MultiScaleVQConfig(
+      vq=dataclasses.replace(SMALL, learning='ema'),
+      scales=(2, 4),
+      phi=0,
+      codebooks='scale',
+    ),
+    MultiScaleVQConfig(codebooks='scale'),
+    shape=(B, 4, 4),
+    mask_shape=(B,),
+    published_shape=(2, 16, 16),
+  ),
 }
 ALL = pytest.mark.parametrize('name', list(ROWS))
 

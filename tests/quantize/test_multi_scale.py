@@ -68,7 +68,7 @@ def _conv(x, kernel, bias):
   return out
 
 
-def _oracle(params, z, used=(True,) * 4, centre=None, gain=None):
+def _oracle(params, z, used=(True,) * 4, centre=None, gain=None, books=None):
   """Codes, the sum after each scale, the next inputs."""
   params = jax.tree.map(np.float64, params)
   z = np.float64(z)
@@ -78,9 +78,10 @@ def _oracle(params, z, used=(True,) * 4, centre=None, gain=None):
     small = _resize(rest, grid, 'area')
     if gain is not None:
       small = (small - centre[k]) / gain[k]
-    square = ((small[..., None, :] - params['vq']['codebook']) ** 2).sum(-1)
+    book = params['vq']['codebook'] if books is None else np.float64(books[k])
+    square = ((small[..., None, :] - book) ** 2).sum(-1)
     code = square.argmin(-1) * used[k]
-    h = params['vq']['codebook'][code]
+    h = book[code]
     if gain is not None:
       h = centre[k] + gain[k] * h
     h = _resize(h, (4, 4), 'bicubic')
@@ -269,6 +270,43 @@ def test_scales_that_count_alike():
   np.testing.assert_allclose(found.total, 2 * found.count[..., None])
 
 
+def test_codebooks_of_their_own(model):
+  """Each scale chooses among its own codes, and they learn from its tokens."""
+  _, variables, z = model
+  config = dataclasses.replace(
+    CONFIG,
+    codebooks='scale',
+    vq=dataclasses.replace(CONFIG.vq, revive_below=0.1, decay=0.5),
+  )
+  module = config.build()
+  fresh = jax.jit(module.init)(jax.random.key(0), z)
+  phi = {k: v for k, v in variables['params'].items() if k != 'vq'}
+  params = fresh['params'] | phi
+  books = [np.asarray(params[f'vq_{k}']['codebook']) for k in range(4)]
+  assert not np.allclose(books[0], books[1])
+  codes, sums, inputs = _oracle(params, z, books=books)
+  out = jax.jit(module.apply)({'params': params}, z)
+  np.testing.assert_array_equal(out.codes[..., 0], codes)
+  np.testing.assert_allclose(out.embeddings, sums[-1], atol=5e-5)
+  whole = _lookup(module, {'params': params}, out.codes)
+  np.testing.assert_allclose(whole, sums[-1], atol=5e-5)
+  found = _next_inputs(module, {'params': params}, out.codes)
+  np.testing.assert_allclose(found, inputs, atol=5e-5)
+  hot = jax.nn.one_hot(out.codes[:, :1, 0], 24)
+  mixed = module.apply({'params': params}, hot, 0, method='mix')
+  np.testing.assert_allclose(mixed[:, 0], books[0][codes[:, 0]], rtol=1e-6)
+  new = jax.jit(lambda v, s: config.update(v, s, rng=jax.random.key(2)))(
+    fresh | {'params': params}, out.stats
+  )
+  for k in range(4):
+    count = out.stats.count[k]
+    usage = 0.5 + 0.5 * count * 24 / count.sum()
+    # What the busy give goes to the dead, so that the sum stays.
+    np.testing.assert_allclose(
+      new['codebook'][f'vq_{k}']['usage'].sum(), usage.sum(), rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize('counted', ['tokens', 'scales'])
 def test_update_goes_to_scales_and_codebook(counted):
   config = MultiScaleVQConfig(
@@ -324,7 +362,11 @@ def test_published_lengths():
   [
     ({'scales': ()}, 'scales is empty'),
     ({'scales': (1, 4, 2)}, 'scale 4x4 does not fit into the last'),
-    ({'scales': (1, 2), 'phi': 3}, 'phi=3 shared convolutions are more than the 2 scales'),
+    (
+      {'scales': (1, 2), 'phi': 3},
+      'phi=3 shared convolutions are more than the 2 scales',
+    ),
+    ({'codebooks': 'own'}, "codebooks='own' is not one of"),
     ({'standardize': 'yes'}, "standardize='yes' is not one of"),
     ({'counted': 'images'}, "counted='images' is not one of"),
   ],

@@ -320,13 +320,13 @@ class ScaleWiseGenerator(linen.Module):
       here = slice(block.start, end)
       codes = sampler.draw(logits, noise[:, here])
       codes = base.forced_codes(forced, codes, block.start)
-      embeddings = tokenizer.lookup(codes[..., None])
+      embeddings = tokenizer.lookup(codes[..., None], k)
       if sampler.smooth:
         ratio = k / max(len(c.sizes) - 1, 1)
         weights = sampler.mixture(logits, mixing_noise[:, here], ratio)
         kept = base.is_forced(forced, codes, block.start)
         embeddings = jnp.where(
-          kept[..., None], embeddings, tokenizer.mix(weights)
+          kept[..., None], embeddings, tokenizer.mix(weights, k)
         )
       state = tokenizer.accumulate(total, embeddings, k)
       return state, cache, (codes, state[0])

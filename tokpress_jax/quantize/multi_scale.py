@@ -5,9 +5,10 @@ algorithms 1 and 2. A map f of the finest grid is coded from coarse to fine:
 at scale k the residual is shrunk to that grid, quantised, enlarged again,
 optionally passed through a convolution phi_k, and subtracted.
 
-All scales share one codebook, but their residuals have other means and spreads:
-trained as it is, a coarse scale finds few codes near its residuals and comes to
-use a handful. `standardize` gives every scale the same mean and spread first.
+VAR's scales share one codebook, but their residuals have other means, spreads
+and shapes: trained as it is, a coarse scale finds few codes near its residuals
+and comes to use a handful. Two ways out: `standardize` gives every scale the
+same mean and spread first; `codebooks='scale'` gives every scale its own codes.
 
 Dimensions: B batch, H W the finest grid, C channels, S scales, L all tokens
 of all scales in order, l the tokens of one scale, V codes.
@@ -30,16 +31,17 @@ from tokpress_jax.quantize.vq import VectorQuantizer, VQConfig
 
 Array = jax.Array
 
+_CODEBOOKS = ('shared', 'scale')
 _STANDARDIZE = ('none', 'scale')
 _COUNTED = ('tokens', 'scales')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiScaleVQConfig(base.QuantizerConfig):
-  """Scales over one shared codebook.
+  """Scales over one shared codebook, or over one each.
 
   Attributes:
-    vq: the codebook.
+    vq: the codebook, or each of them.
     scales: each scale's grid, a side or (rows, columns); the last is the
       finest, and the encoder's.
     phi: how many 3x3 convolutions the scales share; 0 for none, S for one
@@ -49,11 +51,14 @@ class MultiScaleVQConfig(base.QuantizerConfig):
     upsample: how a scale is enlarged.
     next_downsample: how a generator's next input is shrunk. VAR has 'area',
       Infinity 'bilinear'.
+    codebooks: 'shared', as VAR; or 'scale': one for each scale, so that the
+      same code means another vector at another scale, and each codebook
+      learns and is revived by its own scale's tokens.
     standardize: 'none', as VAR; or 'scale': what a scale quantises is first
       centred by its mean vector and divided by its spread (one number),
       running averages of the training batches with `vq.decay`, and a code's
       vector is taken back the same way.
-    counted: what counts alike where the codebook learns from statistics:
+    counted: what counts alike where a shared codebook learns from statistics:
       'tokens', or 'scales' (each scale as much as any other, however few its
       tokens are).
   """
@@ -65,18 +70,20 @@ class MultiScaleVQConfig(base.QuantizerConfig):
   downsample: str = 'area'
   upsample: str = 'bicubic'
   next_downsample: str = 'area'
+  codebooks: str = 'shared'
   standardize: str = 'none'
   counted: str = 'tokens'
 
   def __post_init__(self):
+    vq_lib.check_choice('codebooks', self.codebooks, _CODEBOOKS)
     vq_lib.check_choice('standardize', self.standardize, _STANDARDIZE)
     vq_lib.check_choice('counted', self.counted, _COUNTED)
     if not self.scales:
       raise ValueError('scales is empty; give at least one grid, as (1, 2, 4).')
     if not 0 <= self.phi <= len(self.scales):
       raise ValueError(
-        f'phi={self.phi} convolutions for {len(self.scales)} scales; give '
-        '0 to the number of scales.'
+        f'phi={self.phi} shared convolutions are more than the '
+        f'{len(self.scales)} scales; give phi from 0 to {len(self.scales)}.'
       )
     for h, w in self.grids:
       if not (1 <= h <= self.grids[-1][0] and 1 <= w <= self.grids[-1][1]):
@@ -117,13 +124,22 @@ class MultiScaleVQConfig(base.QuantizerConfig):
     return MultiScaleVQ(self)
 
   def update(self, variables, stats, *, rng, path=()):
-    """See `QuantizerConfig.update`; the codebook learns from all scales."""
+    """See `QuantizerConfig.update`; shared codes learn from all scales."""
     state = vq_lib.walk(variables['codebook'], path)
     new = update_scales(state, stats, self)
     variables = {
       **variables,
       'codebook': vq_lib.replace(variables['codebook'], path, new),
     }
+    if self.codebooks == 'scale':
+      for k in range(len(self.grids)):
+        variables = self.vq.update(
+          variables,
+          jax.tree.map(lambda x, k=k: x[k], stats),
+          rng=jax.random.fold_in(rng, k),
+          path=(*path, f'vq_{k}'),
+        )
+      return variables
     if self.counted == 'scales':
       stats = level_scales(stats)
     stats = jax.tree.map(lambda x: jnp.sum(x, axis=0), stats)
@@ -235,7 +251,12 @@ class MultiScaleVQ(nn.Module):
   def setup(self):
     """Declares the codebook and the convolutions."""
     c = self.config
-    self.vq = VectorQuantizer(c.vq)
+    if c.codebooks == 'shared':
+      self.vq = VectorQuantizer(c.vq)
+    else:
+      self.own = [
+        VectorQuantizer(c.vq, name=f'vq_{k}') for k in range(len(c.grids))
+      ]
     scales, array = (len(c.grids),), jnp.float32
     if c.standardize == 'scale':
       shape = (*scales, c.dim)
@@ -305,8 +326,10 @@ class MultiScaleVQ(nn.Module):
     for k, grid in enumerate(c.grids):
       small = resize_lib.resize(rest, grid, method=c.downsample)
       small = self._standardized(small, k)
-      quantized = self.vq(small, mask=_per_cell(mask, used, k, small.shape))
-      chosen = self._enlarge(self.vq.lookup(quantized.codes), k)
+      quantized = self._book(k)(
+        small, mask=_per_cell(mask, used, k, small.shape)
+      )
+      chosen = self._enlarge(self.vectors(quantized.codes, k), k)
       if used is not None:
         chosen = jnp.where(used[:, k, None, None, None], chosen, 0.0)
       f_hat = f_hat + chosen
@@ -327,6 +350,17 @@ class MultiScaleVQ(nn.Module):
       losses=losses,
       stats=jax.tree.map(lambda *x: jnp.stack(x), *stats),
     )
+
+  def vectors(self, codes: Array, scale: int) -> Array:
+    """The vectors of one scale's codes int32 [..., 1]: float32 [..., C]."""
+    return self._book(scale).lookup(codes)
+
+  def mix(self, weights: Array, scale: int) -> Array:
+    """Mixtures of one scale's codes by weights [..., V]: float32 [..., C]."""
+    return self._book(scale).mix(weights)
+
+  def _book(self, scale: int) -> VectorQuantizer:
+    return self.vq if self.config.codebooks == 'shared' else self.own[scale]
 
   def _standardized(self, x: Array, scale: int) -> Array:
     """What a scale's codes are chosen by, from a residual [B, h, w, C]."""
@@ -359,7 +393,7 @@ class MultiScaleVQ(nn.Module):
       The new sum, and the input of the next scale [B, l', C], None after the
       last.
     """
-    return self.accumulate_embeddings(f_hat, self.vq.lookup(codes), scale)
+    return self.accumulate_embeddings(f_hat, self.vectors(codes, scale), scale)
 
   def accumulate_embeddings(
     self, f_hat: Array, embeddings: Array, scale: int

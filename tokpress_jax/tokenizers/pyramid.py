@@ -141,13 +141,13 @@ class PyramidTokenizer(base.Tokenizer):
     """See `MultiScaleVQ.next_inputs`."""
     return self.quantizer.next_inputs(codes)
 
-  def lookup(self, codes: Array) -> Array:
-    """The codebook's vectors of codes int32 [B, l, 1]: float32 [B, l, C]."""
-    return self.quantizer.vq.lookup(codes)
+  def lookup(self, codes: Array, scale: int) -> Array:
+    """The vectors of a scale's codes int32 [B, l, 1]: float32 [B, l, C]."""
+    return self.quantizer.vectors(codes, scale)
 
-  def mix(self, weights: Array) -> Array:
-    """Mixtures of the codebook's vectors: [B, l, V] to float32 [B, l, C]."""
-    return self.quantizer.vq.mix(weights)
+  def mix(self, weights: Array, scale: int) -> Array:
+    """Mixtures of a scale's vectors: [B, l, V] to float32 [B, l, C]."""
+    return self.quantizer.mix(weights, scale)
 
   def accumulate(
     self, total: Array, embeddings: Array, scale: int
