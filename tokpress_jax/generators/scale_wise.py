@@ -76,14 +76,6 @@ class ScaleWiseConfig(base.GeneratorConfig):
         f"kernels={self.kernels} needs sees='own': a neighbourhood is within "
         'one scale'
       )
-    if self.kernels and len(self.kernels) != len(self.scales):
-      raise errors.UserError(
-        f'{len(self.scales)} scales need as many kernels (None for a whole '
-        f'scale), got {len(self.kernels)}'
-      )
-    for grid, kernel in zip(self.grids, self.kernels, strict=False):
-      if kernel is not None:
-        visibility.window(grid, kernel)  # raises if it does not fit
 
   @property
   def grids(self) -> tuple[tuple[int, int], ...]:
@@ -179,7 +171,20 @@ class ScaleWiseConfig(base.GeneratorConfig):
     return jnp.zeros((1, later, self.latent_dim)), jnp.zeros((1,), jnp.int32)
 
   def build(self, *, dtype: Any = jnp.float32) -> ScaleWiseGenerator:
-    """Makes the module."""
+    """Makes the module.
+
+    Raises:
+      ValueError: if the kernels are not one for each scale that fits into it;
+        checked here, since `fit_to` takes the scales from the tokenizer.
+    """
+    if self.kernels and len(self.kernels) != len(self.scales):
+      raise errors.UserError(
+        f'{len(self.scales)} scales {self.scales} need as many kernels (None '
+        f'for a whole scale), got {len(self.kernels)}'
+      )
+    for grid, kernel in zip(self.grids, self.kernels, strict=False):
+      if kernel is not None:
+        visibility.window(grid, kernel)  # raises if it does not fit
     return ScaleWiseGenerator(self, dtype=dtype)
 
 
@@ -237,6 +242,13 @@ class ScaleWiseGenerator(linen.Module):
     """
     c = self.config
     first, last = scales or (0, len(c.sizes))
+    expected = (c.num_tokens - c.sizes[0], c.latent_dim)
+    if next_inputs.shape[1:] != expected:
+      raise ValueError(
+        f'expected next_inputs [B, {expected[0]}, {expected[1]}], the '
+        "tokenizer's `next_inputs` of all codes [B, L, 1]; got "
+        f'{list(next_inputs.shape)}'
+      )
     if first and c.sees == 'earlier':
       raise errors.UserError(
         f'scales {(first, last)} attend to earlier ones, so a pass must start '
@@ -253,7 +265,7 @@ class ScaleWiseGenerator(linen.Module):
     x = x + (self.positions(slice(start, end)) + self.levels(level))[None]
     x, _ = self.stack(
       x,
-      cond=self._modulation(cond),
+      cond=self._block_condition(cond),
       mask=jnp.asarray(c.mask(first, last))[None, None],
       deterministic=deterministic,
     )
@@ -347,7 +359,7 @@ class ScaleWiseGenerator(linen.Module):
 
   def modulation(self, cond: Array) -> Any:
     """What a class [B, D] does in every block; see `nn.Stack.modulation`."""
-    return self.stack.modulation(self._modulation(cond))
+    return self.stack.modulation(self._block_condition(cond))
 
   def run_scale(
     self, x: Array, scale: int, *, mod: Any, cache: Any
@@ -380,8 +392,8 @@ class ScaleWiseGenerator(linen.Module):
     """Inputs of the first scale, [B, n_1, D]."""
     return cond[:, None] + self.start()[None]
 
-  def _modulation(self, cond: Array) -> Array:
-    """What the blocks are modulated by; see `nn.Block.modulation`."""
+  def _block_condition(self, cond: Array) -> Array:
+    """What each block makes its modulation of; see `nn.Block.modulation`."""
     if self.config.modulation == 'block':
       return cond
     six = self.shared_ada(linen.silu(cond))

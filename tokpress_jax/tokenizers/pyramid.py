@@ -138,7 +138,17 @@ class PyramidTokenizer(base.Tokenizer):
     return base.Reconstruction(images=painted, quantized=quantized)
 
   def next_inputs(self, codes: Array) -> Array:
-    """See `MultiScaleVQ.next_inputs`."""
+    """What a generator reads at scales 2 to S, for teacher forcing.
+
+    Args:
+      codes: int32 [B, L, 1], of `encode`.
+
+    Returns:
+      float32 [B, L - l_1, C]: at each scale the sum of the scales before,
+      shrunk to its grid.
+    """
+    if codes.ndim != 3 or codes.shape[2] != 1:
+      raise ValueError(f'codes are int32 [B, L, 1], got {list(codes.shape)}')
     return self.quantizer.next_inputs(codes)
 
   def lookup(self, codes: Array, scale: int) -> Array:
