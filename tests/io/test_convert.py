@@ -71,7 +71,7 @@ def test_files_that_are_no_model_say_what_they_are(tmp_path):
     (tmp_path / name).write_bytes(b'something else')
     with pytest.raises(UserError, match=message):
       export.load(tmp_path / name)
-  with pytest.raises(UserError, match="no 'nowhere.safetensors'"):
+  with pytest.raises(UserError, match=r"no 'nowhere\.safetensors'"):
     export.load('nowhere.safetensors')
   with pytest.raises(UserError, match="Did you mean 'var-d16'"):
     export.load('vard16')
