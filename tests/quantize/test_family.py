@@ -78,7 +78,6 @@ ROWS = {
       scales=(1, 4),
       phi=0,
       standardize='scale',
-      counted='scales',
     ),
     MultiScaleVQConfig(scales=(1, 2, 3, 4, 6, 9, 13, 18, 24, 32)),
     shape=(B, 4, 4),

@@ -12,7 +12,6 @@ from tokpress_jax.nn.resize import resize_matrix
 from tokpress_jax.quantize import MultiScaleVQConfig, VQConfig
 from tokpress_jax.quantize.base import CodebookStats
 from tokpress_jax.quantize.multi_scale import (
-  level_scales,
   phi_index,
   update_scales,
 )
@@ -260,16 +259,6 @@ def test_running_averages_of_the_scales():
   assert (update(state, alone)['gain'] > 0).all()
 
 
-def test_scales_that_count_alike():
-  count = np.array([[1.0, 1.0], [6.0, 2.0], [0.0, 0.0]])
-  stats = CodebookStats(
-    count=jnp.asarray(count), total=jnp.asarray(count)[..., None] * 2
-  )
-  found = level_scales(stats)
-  np.testing.assert_allclose(found.count, [[2.5, 2.5], [3.75, 1.25], [0, 0]])
-  np.testing.assert_allclose(found.total, 2 * found.count[..., None])
-
-
 def test_codebooks_of_their_own(model):
   """Each scale chooses among its own codes, and they learn from its tokens."""
   _, variables, z = model
@@ -307,14 +296,12 @@ def test_codebooks_of_their_own(model):
     )
 
 
-@pytest.mark.parametrize('counted', ['tokens', 'scales'])
-def test_update_goes_to_scales_and_codebook(counted):
+def test_update_goes_to_scales_and_codebook():
   config = MultiScaleVQConfig(
     vq=VQConfig(codebook_size=6, dim=2, learning='ema', decay=0.5),
     scales=(1, 2),
     phi=0,
     standardize='scale',
-    counted=counted,
   )
   module = config.build()
   z = jax.random.normal(jax.random.key(1), (8, 2, 2, 2))
@@ -328,12 +315,9 @@ def test_update_goes_to_scales_and_codebook(counted):
   np.testing.assert_allclose(
     usage, stats.count / stats.count.sum(1, keepdims=True), rtol=1e-6
   )
-  counts = stats.count
-  if counted == 'scales':  # 8 tokens and 32, of 40
-    counts = counts * jnp.array([[20 / 8], [20 / 32]])
   np.testing.assert_allclose(
     new['codebook']['inner']['vq']['usage'],
-    0.5 + 0.5 * counts.sum(0) * 6 / 40,
+    0.5 + 0.5 * stats.count.sum(0) * 6 / 40,
     rtol=1e-5,
   )
   assert (new['codebook']['inner']['gain'] != 1).all()
@@ -368,7 +352,6 @@ def test_published_lengths():
     ),
     ({'codebooks': 'own'}, "codebooks='own' is not one of"),
     ({'standardize': 'yes'}, "standardize='yes' is not one of"),
-    ({'counted': 'images'}, "counted='images' is not one of"),
   ],
 )
 def test_bad_config(fields, message):

@@ -33,7 +33,6 @@ Array = jax.Array
 
 _CODEBOOKS = ('shared', 'scale')
 _STANDARDIZE = ('none', 'scale')
-_COUNTED = ('tokens', 'scales')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,9 +57,6 @@ class MultiScaleVQConfig(base.QuantizerConfig):
       centred by its mean vector and divided by its spread (one number),
       running averages of the training batches with `vq.decay`, and a code's
       vector is taken back the same way.
-    counted: what counts alike where a shared codebook learns from statistics:
-      'tokens', or 'scales' (each scale as much as any other, however few its
-      tokens are).
   """
 
   vq: VQConfig = VQConfig(dim=32)
@@ -72,12 +68,10 @@ class MultiScaleVQConfig(base.QuantizerConfig):
   next_downsample: str = 'area'
   codebooks: str = 'shared'
   standardize: str = 'none'
-  counted: str = 'tokens'
 
   def __post_init__(self):
     vq_lib.check_choice('codebooks', self.codebooks, _CODEBOOKS)
     vq_lib.check_choice('standardize', self.standardize, _STANDARDIZE)
-    vq_lib.check_choice('counted', self.counted, _COUNTED)
     if not self.scales:
       raise ValueError('scales is empty; give at least one grid, as (1, 2, 4).')
     if not 0 <= self.phi <= len(self.scales):
@@ -140,8 +134,6 @@ class MultiScaleVQConfig(base.QuantizerConfig):
           path=(*path, f'vq_{k}'),
         )
       return variables
-    if self.counted == 'scales':
-      stats = level_scales(stats)
     stats = jax.tree.map(lambda x: jnp.sum(x, axis=0), stats)
     return self.vq.update(variables, stats, rng=rng, path=(*path, 'vq'))
 
@@ -199,23 +191,6 @@ def update_scales(
     new['centre'] = state['centre'] + (rate * state['gain'])[:, None] * mean
     new['gain'] = state['gain'] * jnp.sqrt(1 + rate * (spread - 1))
   return new
-
-
-def level_scales(stats: base.CodebookStats) -> base.CodebookStats:
-  """Weighs the scales' sums so that each counts as much as any other.
-
-  Args:
-    stats: [S, V, ...].
-
-  Returns:
-    The same in all, if every scale has a token: the sum of counts is kept.
-  """
-  tokens = jnp.sum(stats.count, axis=1)  # [S]
-  some = jnp.maximum(jnp.sum(tokens > 0), 1)
-  weight = jnp.sum(tokens) / some / jnp.maximum(tokens, 1.0)
-  return jax.tree.map(
-    lambda x: x * weight.reshape((-1,) + (1,) * (x.ndim - 1)), stats
-  )
 
 
 @functools.cache
