@@ -14,11 +14,10 @@ it. Hardware: meant for 8 accelerators with 32 GB or more; `--dry-run` prints
 what a device needs, `--train.accumulate` divides it.
 
 What is ours: each scale has a codebook of its own, because with one for all the
-coarse scales come to use a few of its codes (see configs/multi_scale_digits.py
-and configs/var_vqvae_photos.py), codes follow their tokens by moving averages,
-and dead ones are revived; one image in ten is decoded from a random number of
-scales, so that every number of scales decodes. For the layout of VAR's
-released file, with its collapse:
+coarse scales come to use a few of its codes (`perplexity_k` of a run shows it),
+codes follow their tokens by moving averages, and dead ones are revived; one
+image in ten is decoded from a random number of scales, so that every number of
+scales decodes. For the layout of VAR's released file, with its collapse:
 
   --task.model.quantizer.codebooks shared
   --task.model.quantizer.vq.learning gradient
