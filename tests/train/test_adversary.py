@@ -39,12 +39,9 @@ INFO = DatasetInfo(
   num_classes=0,
 )
 QUANTIZER = MultiScaleVQConfig(
-  vq=VQConfig(
-    codebook_size=16, dim=4, learning='ema', decay=0.9, revive_below=0.1
-  ),
+  vq=VQConfig(codebook_size=16, dim=4, learning='ema', decay=0.9),
   scales=(1, 2),
   phi=0,
-  standardize='scale',
 )
 MODEL = MultiScaleConfig(
   image_size=SIZE,
@@ -181,18 +178,14 @@ def test_each_side_changes_its_own_part():
   assert found['discriminator', 'lecam', 1] > 0
 
 
-def test_eight_devices_equal_one():
-  states, found = run(
-    config(mesh={'data': 2, 'fsdp': 4, 'fsdp_min_size': 64}), devices=8
-  )
+def test_devices_and_microbatches_change_nothing():
+  mesh = {'data': 2, 'fsdp': 2, 'fsdp_min_size': 64}
+  states, found = run(config(mesh=mesh, accumulate=2), devices=4)
   close(states[-1], single()[0][-1], rtol=2e-4, atol=2e-5)
   for name, value in single()[1].items():
-    assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
-
-
-def test_microbatches_equal_the_whole_batch():
-  states, _ = run(config(accumulate=4))
-  close(states[-1], single()[0][-1], rtol=2e-4, atol=2e-5)
+    # Codes in use are counted in each microbatch.
+    if not name[1].startswith(('code_', 'grad_', 'update_')):
+      assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
 
 
 def test_resuming_keeps_everything(tmp_path):
@@ -222,8 +215,16 @@ KEY, STEP = jax.random.key(3), jnp.int32(0)
 
 @functools.cache
 def initial(task=ADAPTIVE):
-  variables = jax.jit(task.init)(jax.random.key(0))
-  return jax.tree.map(lambda x: x + 0.01, variables)
+  """Any variables: a fresh start would take seconds to compile."""
+  rng = np.random.default_rng(0)
+  draw = lambda x: np.float32(rng.normal(size=x.shape) * 0.3)
+  variables = jax.eval_shape(task.init, jax.random.key(0))
+  return {
+    kind: jax.tree.map(
+      draw if kind == 'params' else lambda x: 0.5 + abs(draw(x)), tree
+    )
+    for kind, tree in variables.items()
+  }
 
 
 def images():
@@ -301,10 +302,12 @@ def test_before_its_start_the_adversary_is_silent():
   found, playing = moved(variables, 5)
   assert found['adversarial_weight'] > 0
   assert np.abs(playing - early).max() > 1e-5
-  alone = dataclasses.replace(late, adversary=AdversaryConfig())
-  loss = lambda v: alone.programs()[0].loss(v, BATCH, KEY, STEP)[0]
-  want = jax.jit(jax.grad(loss))(variables)['params']['decoder']['conv_out']
-  np.testing.assert_allclose(early, want['kernel'], rtol=1e-3, atol=1e-6)
+  # Another discriminator changes nothing before, but all after.
+  params = variables['params']
+  other = jax.tree.map(lambda x: x[..., ::-1], params['discriminator'])
+  other = variables | {'params': params | {'discriminator': other}}
+  np.testing.assert_array_equal(moved(other, 4)[1], early)
+  assert np.abs(moved(other, 5)[1] - playing).max() > 1e-6
 
 
 def test_perceptual_loss_and_its_file(tmp_path):
@@ -317,8 +320,7 @@ def test_perceptual_loss_and_its_file(tmp_path):
     perceptual_weight=0.5,
     perceptual_file=str(path),
   ).bind(dataclasses.replace(INFO, image_size=16))
-  variables = dict(jax.jit(task.init)(jax.random.key(0)))
-  variables['frozen'] = task.constants()
+  variables = initial(task) | {'frozen': task.constants()}
   pixels = np.random.default_rng(0).integers(0, 256, (B, 16, 16, 3), np.uint8)
   batch = {'image': pixels, 'valid': np.arange(B) < 3}
   x = np.float32(pixels) / 127.5 - 1
