@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tokpress_jax.nn import conv, winograd
+from tokpress_jax.nn import conv, norms, winograd
 
 
 def _taps(x, kernel):
@@ -84,6 +84,47 @@ def test_the_module_takes_them_and_keeps_its_derivatives(doubled):
   _close(got[1], np.asarray(want[1]), 1e-4)
   got, want = (g[0]['params']['kernel'] for g in (got, want))
   _close(got, np.asarray(want), 1e-4)
+
+
+def test_a_norm_and_its_activation_go_before(monkeypatch):
+  """Zeros around the map are added after the activation."""
+  monkeypatch.setattr(winograd, '_STRIP_BYTES', 0)  # strips of four rows
+  x = 2 + _draw(0, 2, 16, 32, 128)
+  kernel = _draw(1, 3, 3, 128, 128)
+  norm = norms.GroupNorm(32)
+  variables = norm.init(jax.random.key(0), x)
+  draw = np.random.default_rng(2)
+  variables = jax.tree.map(
+    lambda a: a + 0.3 * draw.standard_normal(a.shape, np.float32), variables
+  )
+
+  def run(x, kernel, convolve=conv.conv2d):
+    affine = norm.apply(variables, x, method='affine')
+    return convolve(x, kernel, before=affine)
+
+  def plain(x, kernel, before):
+    return conv._convolve(jax.nn.silu(before(x)), kernel)
+
+  assert 'platform_index' in str(jax.make_jaxpr(run)(x, kernel))
+  y = np.asarray(norm.apply(variables, x), np.float64)
+  want = _taps(y / (1 + np.exp(-y)), kernel)
+  _close(jax.jit(run)(x, kernel), want, 1e-4)
+  narrow = conv.conv2d(
+    x, kernel[..., :64], before=norm.apply(variables, x, method='affine')
+  )
+  _close(narrow, want[..., :64], 1e-4)
+  loss = lambda f: lambda x, k: jnp.sum(run(x, k, f) ** 2)
+  got = jax.jit(jax.grad(loss(conv.conv2d), (0, 1)))(x, kernel)
+  want = jax.jit(jax.grad(loss(plain), (0, 1)))(x, kernel)
+  for a, b in zip(got, want, strict=True):
+    _close(a, np.asarray(b), 2e-4)
+
+
+def test_single_taps_are_matmuls():
+  x, kernel = _draw(0, 2, 3, 4, 5), _draw(1, 1, 1, 5, 7)
+  want = np.einsum('bhwc,cd->bhwd', x, kernel[0, 0])
+  np.testing.assert_allclose(conv.conv2d(x, kernel), want, atol=1e-5)
+  assert 'conv_general' not in str(jax.make_jaxpr(conv.conv2d)(x, kernel))
 
 
 def test_narrow_strided_and_half_precision_maps_do_without():

@@ -15,16 +15,14 @@ than the encoder; levels are numbered from the highest resolution in both.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tokpress_jax.nn import norms, winograd
+from tokpress_jax.nn import norms, platforms, winograd
 from tokpress_jax.nn.attention import dot_product_attention
 
 Array = jax.Array
@@ -36,6 +34,7 @@ def conv2d(
   *,
   stride: int = 1,
   padding: tuple[tuple[int, int], tuple[int, int]] | None = None,
+  before: norms.Affine | None = None,
 ) -> Array:
   """A two-dimensional convolution (cross-correlation, as everywhere).
 
@@ -46,14 +45,20 @@ def conv2d(
     kernel: [K, K, C, C'].
     stride: of the output.
     padding: zeros (above, below), (left, right); K // 2 each if None.
+    before: a norm; x is normalised and goes through SiLU first.
 
   Returns:
     [B, H', W', C'] in x's dtype.
   """
+  affine = () if before is None else (before.mean, before.factor, before.shift)
   plain = stride == 1 and padding is None
   divides = x.shape[1] % 4 == x.shape[2] % 4 == 0
   if plain and divides and _is_wide(x, kernel, places=1024):
+    if affine:
+      return _activated_conv3x3(x, kernel, *affine)
     return _conv3x3(x, kernel)
+  if affine:
+    x = _activate(x, *affine)
   return _convolve(x, kernel, stride, padding)
 
 
@@ -70,6 +75,9 @@ def _convolve(
   stride: int = 1,
   padding: tuple[tuple[int, int], tuple[int, int]] | None = None,
 ) -> Array:
+  if kernel.shape[:2] == (1, 1) and stride == 1 and padding is None:
+    high = jax.lax.Precision.HIGHEST
+    return jnp.matmul(x, kernel[0, 0], precision=high)
   if padding is None:
     half = kernel.shape[0] // 2
     padding = ((half, half), (half, half))
@@ -96,32 +104,19 @@ def _is_wide(x: Array, kernel: Array, *, places: int) -> bool:
   )
 
 
-def _on_cpu(
-  fast: Callable[[Array, Array], Array], plain: Callable[[Array, Array], Array]
-) -> Callable[[Array, Array], Array]:
-  """`fast` on CPUs; `plain` elsewhere, and in derivatives."""
-
-  @jax.custom_jvp
-  def function(x: Array, kernel: Array) -> Array:
-    return jax.lax.platform_dependent(x, kernel, cpu=fast, default=plain)
-
-  @functools.partial(function.defjvp, symbolic_zeros=True)
-  def _(primals: Any, tangents: Any) -> Any:
-    x, kernel = primals
-    y = function(x, kernel)
-    dx, dk = tangents
-    zero = jax.custom_derivatives.SymbolicZero
-    dy = jnp.zeros_like(y)
-    if not isinstance(dx, zero):
-      dy = dy + plain(dx, kernel)
-    if not isinstance(dk, zero):
-      dy = dy + plain(x, dk)
-    return y, dy
-
-  return function
+def _activate(x: Array, mean: Array, factor: Array, shift: Array) -> Array:
+  """SiLU of a normalised map; see `norms.Affine`."""
+  affine = norms.Affine(mean=mean, factor=factor, shift=shift)
+  return nn.silu(affine(x).astype(x.dtype))
 
 
-_conv3x3 = _on_cpu(winograd.conv3x3, _convolve)
+_conv3x3 = platforms.on_cpu(winograd.conv3x3, _convolve)
+_activated_conv3x3 = platforms.on_cpu(
+  lambda x, kernel, *affine: winograd.conv3x3(
+    x, kernel, before=lambda part: _activate(part, *affine)
+  ),
+  lambda x, kernel, *affine: _convolve(_activate(x, *affine), kernel),
+)
 
 
 def kernel_init(
@@ -158,8 +153,8 @@ class Conv(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """Maps [B, H, W, C] to [B, H', W', C']."""
+  def __call__(self, x: Array, *, before: norms.Affine | None = None) -> Array:
+    """Maps [B, H, W, C] to [B, H', W', C']; `before` as in `conv2d`."""
     shape = (self.kernel, self.kernel, x.shape[-1], self.features)
     kernel = self.param('kernel', kernel_init, shape).astype(self.dtype)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -167,7 +162,9 @@ class Conv(nn.Module):
     if self.doubled:
       y = doubled_conv2d(x, kernel)
     else:
-      y = conv2d(x, kernel, stride=self.stride, padding=self.padding)
+      y = conv2d(
+        x, kernel, stride=self.stride, padding=self.padding, before=before
+      )
     return y + bias.astype(self.dtype)[None, None, None]
 
 
@@ -179,7 +176,7 @@ def upsample(x: Array) -> Array:
   return wide.reshape(batch, 2 * height, 2 * width, channels)
 
 
-_doubled_conv3x3 = _on_cpu(
+_doubled_conv3x3 = platforms.on_cpu(
   winograd.doubled_conv3x3, lambda x, kernel: _convolve(upsample(x), kernel)
 )
 
@@ -239,8 +236,8 @@ class ResBlock(nn.Module):
     conv = lambda kernel, name: Conv(
       self.features, kernel, dtype=self.dtype, name=name
     )
-    y = conv(3, 'conv1')(nn.silu(norm('norm1')(x)))
-    y = conv(3, 'conv2')(nn.silu(norm('norm2')(y)))
+    y = conv(3, 'conv1')(x, before=norm('norm1').affine(x))
+    y = conv(3, 'conv2')(y, before=norm('norm2').affine(y))
     if x.shape[-1] != self.features:
       x = conv(1, 'shortcut')(x)
     return x + y

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 Array = jax.Array
 
@@ -98,29 +99,70 @@ class GroupNorm(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """Normalises x [B, ..., C]; each sample by itself."""
-    batch, channels = x.shape[0], x.shape[-1]
+  def affine(self, x: Array) -> Affine:
+    """What x [B, ..., C] would be normalised by."""
+    channels = x.shape[-1]
     if channels % self.groups:
       raise ValueError(
         f'{channels} channels do not divide into {self.groups} groups'
       )
-    # Channels stay the last axis: sums over a group's few would not vectorise.
-    y = x.astype(jnp.float32).reshape(batch, -1, channels)
-    split = (batch, 1, self.groups, channels // self.groups)
-
-    def group_mean(z: Array) -> Array:  # [B, N, C] to [B, 1, C]
-      means = jnp.mean(z, axis=1, keepdims=True).reshape(split)
-      means = jnp.mean(means, axis=-1, keepdims=True)
-      return jnp.broadcast_to(means, split).reshape(batch, 1, channels)
-
-    centred = y - group_mean(y)
-    variance = group_mean(jnp.square(centred))
     scale = self.param('scale', nn.initializers.ones, (channels,))
     bias = self.param('bias', nn.initializers.zeros, (channels,))
-    factor = jax.lax.rsqrt(variance + self.eps) * _wide(scale, y.ndim)
-    y = centred * factor + _wide(bias, y.ndim)
-    return y.reshape(x.shape).astype(self.dtype)
+    mean, variance = group_moments(x, self.groups)
+    factor = jax.lax.rsqrt(variance + self.eps) * scale[None]
+    shift = jnp.broadcast_to(bias[None], mean.shape)
+    return Affine(mean=mean, factor=factor, shift=shift)
+
+  def __call__(self, x: Array) -> Array:
+    """Normalises x [B, ..., C]; each sample by itself."""
+    return self.affine(x)(x).astype(self.dtype)
+
+
+@struct.dataclass
+class Affine:
+  """A norm whose statistics are known: (x - mean) factor + shift.
+
+  Attributes:
+    mean: float32 [B, C].
+    factor: float32 [B, C].
+    shift: float32 [B, C].
+  """
+
+  mean: Array
+  factor: Array
+  shift: Array
+
+  def __call__(self, x: Array) -> Array:
+    """Gives x [B, ..., C] normalised, float32."""
+    wide = lambda a: a.reshape(a.shape[0], *(1,) * (x.ndim - 2), a.shape[1])
+    y = (x.astype(jnp.float32) - wide(self.mean)) * wide(self.factor)
+    return y + wide(self.shift)
+
+
+def group_moments(x: Array, groups: int) -> tuple[Array, Array]:
+  """Mean and variance over the places and the channels of a group.
+
+  Args:
+    x: [B, ..., C].
+    groups: G; consecutive channels are split into so many.
+
+  Returns:
+    float32 mean and variance [B, C], equal within a group.
+  """
+  y = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
+  mean = _over_groups(jnp.mean(y, axis=1), groups)
+  square = jnp.mean(jnp.square(y - mean[:, None]), axis=1)
+  return mean, _over_groups(square, groups)
+
+
+def _over_groups(z: Array, groups: int) -> Array:
+  """The mean of z [B, C] over the channels of each group, [B, C]."""
+  # Channels stay the last axis until here: sums over a group's few would not
+  # vectorise.
+  batch, channels = z.shape
+  split = (batch, groups, channels // groups)
+  means = jnp.mean(z.reshape(split), axis=-1, keepdims=True)
+  return jnp.broadcast_to(means, split).reshape(batch, channels)
 
 
 def make_norm(

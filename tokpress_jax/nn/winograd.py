@@ -62,12 +62,18 @@ _DOUBLED_KERNEL = ((1, 1, 1), (-1, 0, 0), (0, 0, 1))
 _DOUBLED_OUTPUT = ((1, 1, 0), (1, 0, 1))
 
 
-def conv3x3(x: Array, kernel: Array) -> Array:
+def conv3x3(
+  x: Array,
+  kernel: Array,
+  *,
+  before: Callable[[Array], Array] | None = None,
+) -> Array:
   """Convolves with stride 1 and one zero around.
 
   Args:
     x: float32 [B, H, W, C]; 4 divides H and W.
     kernel: float32 [3, 3, C, D].
+    before: applied to x first, place by place.
 
   Returns:
     [B, H, W, D].
@@ -95,7 +101,7 @@ def conv3x3(x: Array, kernel: Array) -> Array:
     y = jnp.stack(_combine(_OUTPUT, list(y)), axis=4)  # [B, t, 4, t, 4, D]
     return y.reshape(batch, rows, width, features)
 
-  return _by_strips(strip, x, rows, 1, features)
+  return _by_strips(strip, x, rows, 1, features, before)
 
 
 def doubled_conv3x3(x: Array, kernel: Array) -> Array:
@@ -158,14 +164,23 @@ def _transform_kernel(
   table = jnp.asarray(np.array(matrix, np.float32))
   empty = jnp.full((side, side, *kernel.shape[2:]), like[0, 0, 0, 0])
 
-  def body(i: Array, out: Array) -> Array:
-    a, b, c = table[i]
-    row = a * kernel[0] + b * kernel[1] + c * kernel[2]
-    row = jnp.stack(_combine(matrix, list(row)))
-    return jax.lax.dynamic_update_slice_in_dim(out, row[None], i, 0)
+  def row(i: Array, out: Array) -> Array:
+    taps = _weighted(table[i], kernel)
+    taps = jax.lax.optimization_barrier(taps)
 
-  out = jax.lax.fori_loop(0, side, body, empty)
+    def place(j: Array, out: Array) -> Array:
+      value = _weighted(table[j], taps)[None, None]
+      return jax.lax.dynamic_update_slice(out, value, (i, j, 0, 0))
+
+    return jax.lax.fori_loop(0, side, place, out)
+
+  out = jax.lax.fori_loop(0, side, row, empty)
   return out.reshape(side * side, *kernel.shape[2:])
+
+
+def _weighted(weights: Array, taps: Array) -> Array:
+  """The sum of three taps [3, ...] with traced weights [3]."""
+  return weights[0] * taps[0] + weights[1] * taps[1] + weights[2] * taps[2]
 
 
 def _strip_rows(height: int, row_bytes: int, *, multiple: int) -> int:
@@ -185,12 +200,20 @@ def _by_strips(
   rows: int,
   factor: int,
   features: int,
+  before: Callable[[Array], Array] | None = None,
 ) -> Array:
   """Applies [B, R + 2, W + 2, C] -> [B, f R, f W, D] to all strips of x."""
   batch, height, width, _ = x.shape
-  around = ((0, 0), (1, 1), (1, 1), (0, 0))
+
+  def pad(part: Array) -> Array:
+    if before is not None:
+      part = before(part)
+    part = jnp.pad(part, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    # Else it would be computed anew for each of its uses.
+    return jax.lax.optimization_barrier(part)
+
   if rows == height:
-    return function(jnp.pad(x, around))
+    return function(pad(x))
   shape = (batch, factor * height, factor * width, features)
 
   def body(i: Array, out: Array) -> Array:
@@ -199,7 +222,7 @@ def _by_strips(
     first = i * rows - 1
     start = jnp.clip(first, 0, height - rows - 2)
     part = jax.lax.dynamic_slice_in_dim(x, start, rows + 2, axis=1)
-    part = jnp.pad(part, around)
+    part = pad(part)
     part = jax.lax.dynamic_slice_in_dim(part, first - start + 1, rows + 2, 1)
     at = (0, factor * rows * i, 0, 0)
     return jax.lax.dynamic_update_slice(out, function(part), at)
