@@ -152,6 +152,11 @@ def test_encoded_is_a_pytree_without_what_is_none():
     image_size=jnp.full((2, 2), 8),
   )
   assert len(jax.tree.leaves(encoded)) == 4
+  assert repr(encoded) == (
+    f'Encoded(codes [2, 3, 1], embeddings None, length '
+    f'{np.asarray(encoded.length)})'
+  )
+  assert 'length [2]' in repr(jax.eval_shape(lambda: encoded))
   with pytest.raises(dataclasses.FrozenInstanceError):
     encoded.codes = None
 

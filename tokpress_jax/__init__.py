@@ -42,7 +42,7 @@ _PUBLIC = {
   'list_models': 'tokpress_jax.registry:list_models',
   'list_pruners': 'tokpress_jax.registry:list_pruners',
   'list_released': 'tokpress_jax.released:list_released',
-  'load': 'tokpress_jax.io.export:load',
+  'load': 'tokpress_jax.io.load:load',
   'load_image': 'tokpress_jax.io.images:load_image',
   'sample': 'tokpress_jax.generators:sample',
 }

@@ -49,6 +49,7 @@ class Released:
     kind: its layout.
     config: the function of the kind's `keys` that gives its config.
     arguments: of that function.
+    parameters: how many numbers the model has.
     repository: on the Hugging Face hub.
     file: in the repository.
     tokenizer: name of the tokenizer that it belongs to.
@@ -58,6 +59,7 @@ class Released:
   kind: str
   config: str
   arguments: tuple[int, ...] = ()
+  parameters: int
   repository: str
   file: str
   tokenizer: str = ''
@@ -136,6 +138,13 @@ KINDS = {
 
 _VAR = 'FoundationVision/var'
 _VAE = 'vae_ch160v4096z32.pth'
+_PARAMETERS = {  # by depth, of VAR and MVAR
+  16: 310_283_520,
+  20: 600_917_136,
+  24: 1_033_399_360,
+  30: 2_010_020_356,
+  36: 2_353_893_904,
+}
 
 
 def _var(depth: int, pixels: int = 256) -> Released:
@@ -144,6 +153,7 @@ def _var(depth: int, pixels: int = 256) -> Released:
     kind='var',
     config='var_config',
     arguments=(depth, pixels),
+    parameters=_PARAMETERS[depth],
     repository=_VAR,
     file=f'var_d{depth}.pth',
     tokenizer='var-vqvae' if pixels == 256 else f'var-vqvae-{pixels}',
@@ -156,6 +166,7 @@ def _mvar(name: str, depth: int) -> Released:
     kind='mvar',
     config='mvar_config',
     arguments=(depth,),
+    parameters=_PARAMETERS[depth],
     repository='CVLUESTC/MVAR',
     file=f'{name}.pth',
     tokenizer='var-vqvae',
@@ -168,6 +179,7 @@ def _vqvae(name: str, pixels: int) -> Released:
     kind='var-vqvae',
     config='released_config',
     arguments=(pixels,),
+    parameters=108_948_355,
     repository=_VAR,
     file=_VAE,
   )

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 Array = jax.Array
@@ -253,6 +254,18 @@ class Encoded:
   length: Array
   positions: Array | None
   image_size: Array
+
+  def __repr__(self) -> str:
+    """Shapes, and the lengths where they are known."""
+    shape = lambda x: list(x.shape) if hasattr(x, 'shape') else x
+    length: Any = shape(self.length)
+    traced = isinstance(self.length, jax.core.Tracer)
+    if isinstance(self.length, jax.Array | np.ndarray) and not traced:
+      length = np.array2string(np.asarray(self.length), threshold=16)
+    return (
+      f'Encoded(codes {shape(self.codes)}, embeddings '
+      f'{shape(self.embeddings)}, length {length})'
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

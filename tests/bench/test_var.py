@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tokpress_jax import bench, generators, quantize, tokenizers
-from tokpress_jax.bench import conv, official_var, var
+from tokpress_jax.bench import conv, official_var, var_sampling, var_training
 from tokpress_jax.errors import UserError
 from tokpress_jax.generators import scale_wise_keys
 from tokpress_jax.tokenizers import var_keys
@@ -99,7 +99,7 @@ PEER = textwrap.dedent("""
 
 @pytest.fixture(scope='module')
 def rows():
-  found = var.compare(
+  found = var_sampling.compare(
     {'var': VAR, 'mvar': MVAR},
     TOKENIZER,
     batch=BATCH,
@@ -146,7 +146,7 @@ def test_operations_of_the_transformer(rows):
 
 def test_training_has_a_row_per_pass():
   options = {'batch': BATCH, 'dtype': 'float32', 'repeats': 1}
-  first, last = var.train_rows('it', MVAR, **options)
+  first, last = var_training.train_rows('it', MVAR, **options)
   assert first['name'] == 'it/train_step[0:2]'
   assert last['name'] == 'it/train_step[2:3]'
   weights = scale_wise_keys.expected(MVAR)
@@ -165,11 +165,11 @@ def test_training_has_a_row_per_pass():
 
 
 def test_redrawn_weights_are_of_order_one():
-  weights = var.redraw(scale_wise_keys.expected(VAR), seed=0)['params']
+  weights = var_sampling.redraw(scale_wise_keys.expected(VAR), seed=0)['params']
   fc2 = weights['stack']['layers']['mlp']['fc2']['kernel']
   np.testing.assert_allclose(fc2.std(), (4 * WIDTH) ** -0.5, rtol=0.1)
   assert all(x.dtype == np.float32 for x in jax.tree.leaves(weights))
-  norms = var.redraw(var_keys.expected(TOKENIZER), seed=0)
+  norms = var_sampling.redraw(var_keys.expected(TOKENIZER), seed=0)
   scale = norms['params']['decoder']['norm_out']['scale']
   np.testing.assert_allclose(scale.mean(), 1, atol=0.1)
 
@@ -202,12 +202,12 @@ def test_a_peer_is_timed_in_parts(tmp_path, monkeypatch):
   (tmp_path / 'models').mkdir()
   (tmp_path / 'models' / '__init__.py').write_text(PEER)
   # The stand-in is no decoder, and compiling it would take half a minute.
-  monkeypatch.setattr(var, '_decoding_error', lambda *_: 0.5)
+  monkeypatch.setattr(var_sampling, '_decoding_error', lambda *_: 0.5)
   monkeypatch.setattr(
     torch, 'compile', lambda forward, dynamic: lambda x: forward(x) + 1
   )
   reset = torch.nn.Linear.reset_parameters
-  found = var.compare(
+  found = var_sampling.compare(
     {'mvar': MVAR, 'var': VAR},
     TOKENIZER,
     batch=BATCH,
@@ -226,7 +226,7 @@ def test_a_peer_is_timed_in_parts(tmp_path, monkeypatch):
   assert whole['ratio'] == whole['peer_seconds'] / whole['seconds']
   assert whole['decoding_error'] == 0.5
   # Two blocks at three scales, each 0.01 s; the decoder 0.03; the rest 0.05.
-  peer = {p: rows[f'var-d2/{p}']['peer_seconds'] for p in var._PARTS}
+  peer = {p: rows[f'var-d2/{p}']['peer_seconds'] for p in var_sampling._PARTS}
   assert peer['transformer'] > 0.06 and peer['decoder'] > 0.03
   rest = rows['var-d2/rest']['peer_seconds']
   assert rest > 0.05
@@ -242,8 +242,10 @@ def test_a_peer_has_our_weights_and_must_exist(tmp_path):
     'scales': SCALES,
     'depth': DEPTH,
     'shared': False,
-    'variables': var.redraw(scale_wise_keys.expected(VAR), seed=0),
-    'tokenizer_variables': var.redraw(var_keys.expected(TOKENIZER), seed=0),
+    'variables': var_sampling.redraw(scale_wise_keys.expected(VAR), seed=0),
+    'tokenizer_variables': var_sampling.redraw(
+      var_keys.expected(TOKENIZER), seed=0
+    ),
     'dtype': 'float32',
   }
   with pytest.raises(UserError, match='no checkout of FoundationVision/VAR'):

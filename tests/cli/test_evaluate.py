@@ -13,6 +13,7 @@ from tokpress_jax import __main__ as entry
 from tokpress_jax import generators, metrics
 from tokpress_jax.cli import measure
 from tokpress_jax.io import export, safetensors
+from tokpress_jax.io import load as load_lib
 from tokpress_jax.metrics import generation, inception
 
 POOL, SPATIAL, CLASSES = 16, 12, 10
@@ -158,7 +159,7 @@ def test_a_generator(here, tmp_path, small, capsys):
   drawn = found['fid']['recipe']['samples']
   assert drawn['seed'] == 0 and drawn['batch_size'] == 8
   assert drawn['sampler']['guidance'] == 1.5 and drawn['sampler']['top_k'] == 9
-  model = export.load(here / 'scale_wise')
+  model = load_lib.load(here / 'scale_wise')
   assert drawn['drawn_by']['fingerprint'] == safetensors.fingerprint(
     model.variables
   )

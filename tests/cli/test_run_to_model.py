@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tokpress_jax import __main__ as entry
-from tokpress_jax.io import export, safetensors, stablehlo
+from tokpress_jax.io import load as load_lib
+from tokpress_jax.io import safetensors, stablehlo
 from tokpress_jax.train.checkpoint import Checkpoints
 
 CONFIG = pathlib.Path(__file__).with_name('one_d_tiny_config.py')
@@ -24,7 +25,7 @@ def run(tmp_path_factory):
 def test_export(run, tmp_path):
   argv = ['export', str(run), str(tmp_path / 'm'), '--licence', 'CC0-1.0']
   assert entry.main([*argv, '--stablehlo', '--platforms', 'cpu']) == 0
-  model, live = export.load(tmp_path / 'm'), export.load(run)
+  model, live = load_lib.load(tmp_path / 'm'), load_lib.load(run)
   assert model.spec.name == live.spec.name == 'tiny digits'
   assert model.spec.licence == 'CC0-1.0'
   with Checkpoints(run / 'checkpoints', read_only=True) as checkpoints:

@@ -12,7 +12,8 @@ from redraw import redraw, unpack
 from tokpress_jax import __main__ as entry
 from tokpress_jax import generators, released
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import convert, export, safetensors
+from tokpress_jax.io import convert, safetensors
+from tokpress_jax.io import load as load_lib
 
 SCALES = var_case.SMALL['scales']
 
@@ -45,20 +46,20 @@ def here(tmp_path_factory):
 
 
 def test_a_converted_generator_finds_its_tokenizer_and_samples(here, capsys):
-  model = export.load(here / 'var.safetensors')
+  model = load_lib.load(here / 'var.safetensors')
   assert 'licence of the weights: MIT' in capsys.readouterr().out
   assert model.spec.family == 'generator' and model.tokenizer is not None
   assert model.module.config.scales == SCALES
   assert model.module.config.num_classes == var_case.SMALL['classes']
   drawn = generators.sample(model, np.array([1]), rng=jax.random.key(0))
   assert drawn.images.shape == (1, 96, 96, 3)
-  assert export.load_variables(here / 'var.safetensors')['params']
+  assert load_lib.load_variables(here / 'var.safetensors')['params']
 
 
 def test_another_tokenizer_may_be_given(here, tmp_path):
   alone = tmp_path / 'var.safetensors'
   alone.write_bytes((here / 'var.safetensors').read_bytes())
-  model = export.load(alone, tokenizer=here / 'var-vqvae.safetensors')
+  model = load_lib.load(alone, tokenizer=here / 'var-vqvae.safetensors')
   assert model.tokenizer.spec.name == 'var-vqvae'
 
 
@@ -70,11 +71,11 @@ def test_files_that_are_no_model_say_what_they_are(tmp_path):
   ):
     (tmp_path / name).write_bytes(b'something else')
     with pytest.raises(UserError, match=message):
-      export.load(tmp_path / name)
+      load_lib.load(tmp_path / name)
   with pytest.raises(UserError, match=r"no 'nowhere\.safetensors'"):
-    export.load('nowhere.safetensors')
+    load_lib.load('nowhere.safetensors')
   with pytest.raises(UserError, match="Did you mean 'var-d16'"):
-    export.load('vard16')
+    load_lib.load('vard16')
 
 
 @pytest.mark.parametrize(
@@ -146,6 +147,7 @@ def test_published_sizes(row):
   kind = released.KINDS[row.kind]
   shapes = kind.attribute('expected')(row.make_config())
   count = sum(x.size for x in jax.tree.leaves(shapes))
+  assert count == row.parameters
   assert round(count / 1e6, 2) == millions[row.name]
   if row.tokenizer:
     tokenizer = released.RELEASED[row.tokenizer].make_config()
@@ -158,7 +160,7 @@ def test_a_released_name_is_downloaded_and_converted_once(
   monkeypatch.setenv('TOKPRESS_MODELS', str(tmp_path))
   monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
   with pytest.raises(UserError, match=r'tokpress convert var-d16 var_d16\.pth'):
-    export.load('var-d16')
+    load_lib.load('var-d16')
   asked = []
 
   def download(repository, file):
@@ -174,7 +176,7 @@ def test_a_released_name_is_downloaded_and_converted_once(
   )
   monkeypatch.setattr(convert, 'convert', small)
   for _ in range(2):
-    model = export.load('var-d16')
+    model = load_lib.load('var-d16')
     assert model.tokenizer is not None
   files = [('FoundationVision/var', name) for name in
            ('var_d16.pth', 'vae_ch160v4096z32.pth')]  # fmt: skip

@@ -9,6 +9,7 @@ import tiny_models
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import export, images, safetensors
+from tokpress_jax.io import load as load_lib
 
 
 def write(model, path, **options):
@@ -29,7 +30,7 @@ def assert_equal(a, b):
 def test_tokenizer_round_trip(tmp_path, capsys):
   model = tiny_models.one_d()
   write(model, tmp_path / 'm', name='tiny digits', facts={'Steps': 7})
-  again = export.load(tmp_path / 'm')
+  again = load_lib.load(tmp_path / 'm')
   assert 'licence of the weights: CC0-1.0' in capsys.readouterr().out
   assert again.spec.config == model.spec.config
   assert again.spec.name == 'tiny digits'
@@ -38,9 +39,9 @@ def test_tokenizer_round_trip(tmp_path, capsys):
     again.encode(tiny_models.IMAGES).codes,
     model.encode(tiny_models.IMAGES).codes,
   )
-  assert_equal(export.load_variables(tmp_path / 'm'), model.variables)
-  file = tmp_path / 'm' / export.MODEL
-  assert_equal(export.load_variables(file), model.variables)
+  assert_equal(load_lib.load_variables(tmp_path / 'm'), model.variables)
+  file = tmp_path / 'm' / load_lib.MODEL
+  assert_equal(load_lib.load_variables(file), model.variables)
   card = (tmp_path / 'm' / 'README.md').read_text()
   assert 'license: CC0-1.0' in card and '- Steps: 7' in card
 
@@ -48,10 +49,10 @@ def test_tokenizer_round_trip(tmp_path, capsys):
 def test_generator_brings_its_tokenizer(tmp_path):
   model = tiny_models.scale_wise()
   write(model, tmp_path)
-  again = export.load(tmp_path)
+  again = load_lib.load(tmp_path)
   assert_equal(again.variables, model.variables)
   assert_equal(again.tokenizer.variables, model.tokenizer.variables)
-  assert export.load(tmp_path / 'tokenizer').spec.family == 'tokenizer'
+  assert load_lib.load(tmp_path / 'tokenizer').spec.family == 'tokenizer'
 
 
 @pytest.mark.parametrize('name', ['one_d', 'scale_wise', 'vit'])
@@ -79,23 +80,23 @@ def test_weights_of_another_model_list_every_key(tmp_path):
   write(tiny_models.one_d(), tmp_path / 'a')
   write(tiny_models.vit(), tmp_path / 'b')
   for name in ('a', 'b'):
-    other = tmp_path / ('b' if name == 'a' else 'a') / export.MODEL
+    other = tmp_path / ('b' if name == 'a' else 'a') / load_lib.MODEL
     (tmp_path / name / 'kept').write_bytes(other.read_bytes())
-  (tmp_path / 'a' / 'kept').replace(tmp_path / 'a' / export.MODEL)
+  (tmp_path / 'a' / 'kept').replace(tmp_path / 'a' / load_lib.MODEL)
   with pytest.raises(UserError, match='another model') as error:
-    export.load(tmp_path / 'a')
+    load_lib.load(tmp_path / 'a')
   assert 'params/head/kernel' in str(error.value)
   assert 'params/from_code/kernel' in str(error.value)
 
 
 def test_changed_weights_are_noticed(tmp_path):
   write(tiny_models.one_d(), tmp_path)
-  file = tmp_path / export.MODEL
+  file = tmp_path / load_lib.MODEL
   data = bytearray(file.read_bytes())
   data[-3] ^= 8
   file.write_bytes(data)
   with pytest.raises(UserError, match='damaged'):
-    export.load(tmp_path)
+    load_lib.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -108,12 +109,12 @@ def test_changed_weights_are_noticed(tmp_path):
 )
 def test_bad_config(tmp_path, change, message):
   write(tiny_models.one_d(), tmp_path)
-  file = tmp_path / export.CONFIG
+  file = tmp_path / load_lib.CONFIG
   body = json.loads(file.read_text())
   change(body)
   file.write_text(json.dumps(body))
   with pytest.raises(UserError, match=message):
-    export.load(tmp_path)
+    load_lib.load(tmp_path)
 
 
 def test_foreign_directories(tmp_path):
@@ -121,11 +122,12 @@ def test_foreign_directories(tmp_path):
   with pytest.raises(UserError, match='no model directory'):
     write(tiny_models.one_d(), tmp_path)
   with pytest.raises(UserError, match='neither a model directory'):
-    export.load(tmp_path)
+    load_lib.load(tmp_path)
 
 
 def test_writing_again_replaces(tmp_path):
   write(tiny_models.one_d(), tmp_path)
   write(tiny_models.vit(), tmp_path)
-  assert export.load(tmp_path).spec.family == 'model'
-  assert 'params/head/kernel' in safetensors.load_flat(tmp_path / export.MODEL)
+  assert load_lib.load(tmp_path).spec.family == 'model'
+  flat = safetensors.load_flat(tmp_path / load_lib.MODEL)
+  assert 'params/head/kernel' in flat

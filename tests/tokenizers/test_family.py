@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tokpress_jax import nn, quantize, tokenizers, types
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import export
+from tokpress_jax.io import load as load_lib
 
 B, SIDE, CHANNELS = 8, 6, 2
 SMALL = {
@@ -375,7 +376,7 @@ def test_sharded_over_eight_devices_equals_one(name):
 def test_save_and_restore(name, tmp_path, capsys):
   model = loaded(name)
   export.export(model.module, model.variables, tmp_path, licence='CC0-1.0')
-  again = export.load(tmp_path)
+  again = load_lib.load(tmp_path)
   assert 'CC0-1.0' in capsys.readouterr().out
   assert again.spec.config == model.spec.config
   assert again.boundaries == model.boundaries

@@ -14,7 +14,8 @@ from tokpress_jax import losses, tokenizers
 from tokpress_jax.config import Config
 from tokpress_jax.data import DatasetInfo
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import export, safetensors
+from tokpress_jax.io import load as load_lib
+from tokpress_jax.io import safetensors
 from tokpress_jax.quantize import MultiScaleVQConfig, VQConfig
 from tokpress_jax.tokenizers import (
   MultiScaleConfig,
@@ -198,7 +199,7 @@ def test_resuming_keeps_everything(tmp_path):
     if k.startswith(('tokenizer/', 'discriminator/', 'eval/'))
   }
   assert same(whole) == same(again) and len(same(whole)) > 20
-  a, b = (export.load_variables(tmp_path / name) for name in 'ab')
+  a, b = (load_lib.load_variables(tmp_path / name) for name in 'ab')
   close(a, b, rtol=0, atol=0)
   assert 'lecam' in a and 'discriminator' in a['params']
   loaded = TASK.export(a)

@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,7 @@ import jax
 from tokpress_jax.errors import UserError, did_you_mean
 
 Row = dict[str, Any]
+Call = Callable[[], Any]
 
 _BENCHES = {
   'conv': 'tokpress_jax.bench.conv',
@@ -111,6 +113,11 @@ def run(
       json.dump(report, f, indent=2, default=str)
       f.write('\n')
   return report
+
+
+def say(text: str) -> None:
+  """Tells someone who waits how far a long benchmark has come."""
+  print(text, file=sys.stderr, flush=True)
 
 
 def machine() -> dict[str, Any]:

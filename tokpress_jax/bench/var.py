@@ -14,34 +14,26 @@ and the peer's calls alternate. Memory is measured in processes of their own.
 
 from __future__ import annotations
 
-import dataclasses
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokpress_jax import generators, types
-from tokpress_jax.bench import conv, harness, memory, official_var
-from tokpress_jax.bench.flops import count_flops
+from tokpress_jax import generators
+from tokpress_jax.bench import harness, memory, official_var, var_sampling
+from tokpress_jax.bench.var_training import train_rows
 from tokpress_jax.errors import UserError
-from tokpress_jax.generators import condition, scale_wise_keys
+from tokpress_jax.generators import scale_wise_keys
 from tokpress_jax.tokenizers import var_keys
 
-Array = jax.Array
-Call = Callable[[], Any]
-
-GUIDANCE, TOP_K, TOP_P = 1.5, 900, 0.96
 _MODELS = {
   'var': scale_wise_keys.var_config,
   'mvar': lambda depth, size: scale_wise_keys.markovian(
     scale_wise_keys.var_config(depth, size)
   ),
 }
-_PARTS = {'transformer': 'matmul', 'decoder': 'conv'}
 
 
 def run(
@@ -92,7 +84,7 @@ def run(
     raise UserError("a peer is timed beside VAR: add 'var' to models")
   dtype = dtype or default_dtype()
   configs = {name: _MODELS[name](depth, size) for name in models}
-  rows = compare(
+  rows = var_sampling.compare(
     configs,
     var_keys.released_config(size),
     batch=batch,
@@ -123,328 +115,6 @@ def default_dtype() -> str:
   return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
 
 
-def compare(
-  configs: dict[str, generators.ScaleWiseConfig],
-  tokenizer: Any,
-  *,
-  batch: int,
-  dtype: str,
-  peer: str | None = None,
-  threads: int | None = None,
-  repeats: int = 3,
-) -> list[harness.Row]:
-  """Times sampling of given models, which share weights; see `run`.
-
-  Args:
-    configs: 'var' and others to their configs.
-    tokenizer: the tokenizer's config.
-    batch: images of a call.
-    dtype: of the matmuls.
-    peer: see `run`.
-    threads: see `run`.
-    repeats: see `run`.
-
-  Returns:
-    Rows of the whole, the parts and the peer.
-  """
-  labels = np.arange(batch) % min(c.num_classes for c in configs.values())
-  first = next(iter(configs.values()))
-  variables = redraw(scale_wise_keys.expected(first), seed=0)
-  tokenizer_variables = redraw(var_keys.expected(tokenizer), seed=1)
-  official = None
-  if peer is not None:
-    official = official_var.Official(
-      peer,
-      scales=tuple(grid[0] for grid in first.grids),
-      depth=first.depth,
-      shared=first.modulation == 'shared',
-      variables=variables,
-      tokenizer_variables=tokenizer_variables,
-      dtype=dtype,
-      threads=threads,
-    )
-  ready = ready_to_sample(
-    first, tokenizer, variables, tokenizer_variables, dtype
-  )
-  del variables, tokenizer_variables
-  ours = {
-    name: _Ours(
-      name,
-      dataclasses.replace(ready, module=config.build(dtype=ready.module.dtype)),
-      labels,
-    )
-    for name, config in configs.items()
-  }
-  error = None if official is None else _decoding_error(ready, official)
-  calls: dict[str, Call] = {}
-  for name, model in ours.items():
-    calls |= {f'{name}/{part}': call for part, call in model.calls.items()}
-  peaks = _Peaks(first, tokenizer, batch, dtype, official)
-  calls |= peaks.calls
-  theirs = {} if official is None else _peer_calls(official, labels)
-  first_seconds = {}
-  for name, call in {**theirs, **calls}.items():
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    first_seconds[name] = time.perf_counter() - start
-  parts: dict[str, list[dict[str, float]]] = {name: [] for name in theirs}
-
-  def recorded(name: str, call: Call) -> Call:
-    def both() -> None:
-      call()
-      assert official is not None
-      parts[name].append(dict(official.parts))
-
-    return both
-
-  for name, call in theirs.items():
-    calls[name] = recorded(name, call)
-  medians = harness.time_calls(*calls.values(), repeats=repeats, warmup=0)
-  seconds = dict(zip(calls, medians, strict=True))
-  peak, peer_peak = peaks.best(seconds)
-  fastest = min(theirs, key=seconds.__getitem__, default=None)
-  same = {'dtype': dtype, 'batch': batch}
-  rows: list[harness.Row] = []
-  for name, model in ours.items():
-    versus = None
-    if fastest is not None and name == 'var':
-      versus = {'sample': seconds[fastest]} | {
-        part: statistics.median(call[part] for call in parts[fastest])
-        for part in _PARTS
-      }
-    found = model.rows(
-      seconds, first_seconds, peak, peer_peak, versus, fastest, same
-    )
-    if error is not None and name == 'var':
-      found[0]['decoding_error'] = error
-    rows += found
-  for way in theirs:
-    row = {'name': way, **same, 'seconds': seconds[way]}
-    row |= {'first_seconds': first_seconds[way]}
-    row |= {'images_per_second': batch / seconds[way]}
-    rows.append(row)
-  for kind, rate in peak.items():
-    row = {'name': f'{kind}-peak', 'dtype': dtype, 'flop_per_second': rate}
-    if official is not None:
-      row['peer_flop_per_second'] = peer_peak[kind]
-    rows.append(row)
-  return rows
-
-
-def redraw(shapes: Any, *, seed: int) -> Any:
-  """Draws weights so that every layer matters and nothing overflows.
-
-  Args:
-    shapes: a tree of anything with a shape, as `jax.eval_shape` gives it.
-    seed: of the draw.
-
-  Returns:
-    The tree as float32 NumPy arrays.
-  """
-  rng = np.random.default_rng(seed)
-
-  def draw(path: Any, like: Any) -> np.ndarray:
-    names = [getattr(key, 'key', '') for key in path]
-    x = rng.standard_normal(like.shape, np.float32)
-    if names[-1] == 'kernel':
-      stacked = 'layers' in names
-      fan_in = np.prod(like.shape[int(stacked) : -1])
-      return x * np.float32(fan_in**-0.5)
-    if names[-1] == 'scale':
-      return 1 + np.float32(0.1) * x
-    return np.float32(0.2) * x
-
-  return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def ready_to_sample(
-  config: Any,
-  tokenizer: Any,
-  variables: Any,
-  tokenizer_variables: Any,
-  dtype: str,
-) -> types.Loaded:
-  """A generator with its tokenizer from weights on the host."""
-  load = lambda config, variables, family, inner=None: types.Loaded(
-    config.build(),
-    jax.tree.map(jnp.asarray, variables),
-    types.Spec(name='', family=family, config=config),
-    inner,
-  )
-  inner = load(tokenizer, tokenizer_variables, 'tokenizer')
-  model = load(config, variables, 'generator', inner)
-  return generators.for_sampling(model, dtype=jnp.dtype(dtype))
-
-
-class _Ours:
-  """One of our models: its calls and what they compute."""
-
-  def __init__(self, name: str, model: types.Loaded, labels: np.ndarray):
-    config, tokenizer = model.module.config, model.tokenizer
-    assert tokenizer is not None
-    self.name, self.batch = name, len(labels)
-    self.title = f'{name}-d{config.depth}'
-    sampler = generators.Sampler(guidance=GUIDANCE, top_k=TOP_K, top_p=TOP_P)
-    key = jax.random.key(0)
-    total = jnp.zeros((self.batch, *tokenizer.scales[-1], config.latent_dim))
-    functions = {
-      'sample': (
-        lambda m, labels: (
-          generators.sample(m, labels, rng=key, sampler=sampler).images
-        ),
-        jnp.asarray(labels),
-      ),
-      'transformer': (_transformer, jnp.asarray(labels)),
-      'decoder': (lambda m, z: m.tokenizer.decode_map(z), total),
-    }
-    self.flops = {
-      part: count_flops(function, model, argument)
-      for part, (function, argument) in functions.items()
-    }
-
-    def call(part: str) -> Call:
-      function, argument = functions[part]
-      if part != 'sample':  # it is one jitted program itself
-        function = jax.jit(function)
-      return lambda: function(model, argument)
-
-    self.calls = {part: call(part) for part in functions}
-
-  def rows(
-    self,
-    seconds: dict[str, float],
-    first: dict[str, float],
-    peak: dict[str, float],
-    peer_peak: dict[str, float],
-    versus: dict[str, float] | None,
-    peer: str | None,
-    same: dict[str, Any],
-  ) -> list[harness.Row]:
-    """The whole, the parts, and the rest."""
-    took = {part: seconds[f'{self.name}/{part}'] for part in self.calls}
-    took['rest'] = took['sample'] - took['transformer'] - took['decoder']
-    if versus is not None:
-      spent = versus['transformer'] + versus['decoder']
-      versus = {**versus, 'rest': versus['sample'] - spent}
-    rows = []
-    for part, time_spent in took.items():
-      title = self.title if part == 'sample' else f'{self.title}/{part}'
-      row = {'name': title, **same, 'seconds': time_spent}
-      if part == 'sample':
-        row['first_seconds'] = first[f'{self.name}/sample']
-        row['images_per_second'] = self.batch / time_spent
-      if part in self.flops:
-        row['flops'] = self.flops[part]
-        row['flop_per_second'] = self.flops[part] / time_spent
-      kind = _PARTS.get(part)
-      if kind is not None:
-        row['fraction_of_peak'] = row['flop_per_second'] / peak[kind]
-      if versus is not None:
-        row |= harness.versus(str(peer), time_spent, versus[part])
-        if kind is not None:
-          rate = self.flops[part] / versus[part]
-          row['peer_fraction_of_peak'] = rate / peer_peak[kind]
-      rows.append(row)
-    return rows
-
-
-def _transformer(model: types.Loaded, labels: Array) -> Array:
-  """All blocks at all scales, with guidance and caches, on given inputs."""
-
-  def blocks(module: Any, labels: Array) -> Array:
-    c = module.config
-    labels = condition.with_null(labels, c.num_classes)
-    cond = module.class_embed(labels)
-    mod = module.modulation(cond)
-    cache = module.empty_cache(len(labels), c.num_tokens)
-    last = cond[:, None]
-    for k, size in enumerate(c.sizes):
-      # Each scale waits for the one before, as it does in sampling.
-      x = jnp.broadcast_to(last[:, -1:], (len(labels), size, c.width))
-      last, cache = module.run_scale(x, k, mod=mod, cache=cache)
-    return last
-
-  return model.module.apply(model.variables, labels, method=blocks)
-
-
-class _Peaks:
-  """Calls that show what a library can reach, and the best of each kind."""
-
-  def __init__(
-    self,
-    config: generators.ScaleWiseConfig,
-    tokenizer: Any,
-    batch: int,
-    dtype: str,
-    official: official_var.Official | None,
-  ):
-    # The largest matmul of the last scale, and the decoder's two levels in
-    # which most of its operations are.
-    shape = (2 * batch * config.sizes[-1], config.width, 4 * config.width)
-    rng = np.random.default_rng(0)
-    x, w = (
-      jnp.asarray(rng.standard_normal(s, np.float32), dtype)
-      for s in (shape[:2], shape[1:])
-    )
-    multiply = jax.jit(jnp.matmul)
-    self.calls: dict[str, Call] = {'peak/matmul': lambda: multiply(x, w)}
-    self.flops = {'peak/matmul': 2 * int(np.prod(shape))}
-    widths = [tokenizer.width * m for m in tokenizer.multipliers]
-    levels = [
-      (tokenizer.image_size // 2**i, width) for i, width in enumerate(widths)
-    ][:3:2]
-    for side, width in levels:
-      name = f'peak/conv/{side}'
-      self.calls[name], self.flops[name] = conv.call(
-        side, width, dtype, batch=batch
-      )
-    self.peer = official is not None
-    if official is not None:
-      self.calls['peer/peak/matmul'] = official.matmul(*shape)
-      for side, width in levels:
-        name = f'peer/peak/conv/{side}'
-        self.calls[name] = official.conv(side, width, batch)
-
-  def best(
-    self, seconds: dict[str, float]
-  ) -> tuple[dict[str, float], dict[str, float]]:
-    """FLOP/s of 'matmul' and 'conv': ours and the peer's."""
-
-    def of(owner: str) -> dict[str, float]:
-      rates: dict[str, float] = {}
-      for name, flops in self.flops.items():
-        kind = name.split('/')[1]
-        rate = flops / seconds[owner + name]
-        rates[kind] = max(rate, rates.get(kind, 0.0))
-      return rates
-
-    return of(''), of('peer/') if self.peer else {}
-
-
-def _peer_calls(
-  official: official_var.Official, labels: np.ndarray
-) -> dict[str, Call]:
-  def call(way: str) -> Call:
-    return lambda: official.sample(
-      labels, way=way, guidance=GUIDANCE, top_k=TOP_K, top_p=TOP_P
-    )
-
-  return {f'official-{way}': call(way) for way in official_var.WAYS}
-
-
-def _decoding_error(
-  model: types.Loaded, official: official_var.Official
-) -> float:
-  """Largest difference of the two decoders over the images' deviation."""
-  tokenizer = model.tokenizer
-  assert tokenizer is not None
-  shape = (1, *tokenizer.scales[-1], tokenizer.latent_dim)
-  total = np.random.default_rng(0).standard_normal(shape, np.float32)
-  ours = np.clip(jax.jit(tokenizer.decode_map)(jnp.asarray(total)), -1, 1)
-  theirs = official.decode(total)
-  return float(np.abs(ours - theirs).max() / theirs.std())
-
-
 def _memory_row(
   title: str,
   name: str,
@@ -472,18 +142,18 @@ def _memory_row(
 
 def ours_alone(
   *, name: str, depth: int, size: int, batch: int, dtype: str
-) -> Call:
+) -> harness.Call:
   """Builds our model and returns a call that samples, for `memory.peak`."""
   config = _MODELS[name](depth, size)
   tokenizer = var_keys.released_config(size)
-  model = ready_to_sample(
+  model = var_sampling.ready_to_sample(
     config,
     tokenizer,
-    redraw(scale_wise_keys.expected(config), seed=0),
-    redraw(var_keys.expected(tokenizer), seed=1),
+    var_sampling.redraw(scale_wise_keys.expected(config), seed=0),
+    var_sampling.redraw(var_keys.expected(tokenizer), seed=1),
     dtype,
   )
-  sampler = generators.Sampler(guidance=GUIDANCE, top_k=TOP_K, top_p=TOP_P)
+  sampler = generators.Sampler(**var_sampling.SAMPLER)
   labels = jnp.arange(batch) % config.num_classes
   return lambda: jax.block_until_ready(
     generators.sample(model, labels, rng=jax.random.key(0), sampler=sampler)
@@ -498,7 +168,7 @@ def official_alone(
   batch: int,
   dtype: str,
   threads: int | None = None,
-) -> Call:
+) -> harness.Call:
   """Builds the peer and returns a call that samples, for `memory.peak`."""
   config = scale_wise_keys.var_config(depth, size)
   official = official_var.Official(
@@ -506,107 +176,11 @@ def official_alone(
     scales=tuple(grid[0] for grid in config.grids),
     depth=depth,
     shared=config.modulation == 'shared',
-    variables=redraw(scale_wise_keys.expected(config), seed=0),
-    tokenizer_variables=redraw(
+    variables=var_sampling.redraw(scale_wise_keys.expected(config), seed=0),
+    tokenizer_variables=var_sampling.redraw(
       var_keys.expected(var_keys.released_config(size)), seed=1
     ),
     dtype=dtype,
     threads=threads,
   )
-  return _peer_calls(official, np.arange(batch))['official-eager']
-
-
-def train_rows(
-  title: str,
-  config: generators.ScaleWiseConfig,
-  *,
-  batch: int,
-  dtype: str,
-  repeats: int,
-) -> list[harness.Row]:
-  """Times a training step of each pass, and states the memory it needs.
-
-  Args:
-    title: of the model.
-    config: of the generator; its weights are float32.
-    batch: images.
-    dtype: of the matmuls.
-    repeats: timed steps.
-
-  Returns:
-    A row per pass: VAR has one, MVAR one for the scales without neighbourhoods
-    and one for each of the others. `peak_bytes` is what the compiled step says
-    of arguments, results and intermediate arrays.
-  """
-  import optax
-
-  module = config.build(dtype=jnp.dtype(dtype))
-  optimiser = optax.adamw(1e-4, b1=0.9, b2=0.95, weight_decay=0.05)
-  rng = np.random.default_rng(0)
-  later = config.num_tokens - config.sizes[0]
-  inputs = jnp.asarray(
-    rng.standard_normal((batch, later, config.latent_dim), np.float32)
-  )
-  codes = jnp.asarray(
-    rng.integers(config.codebook_size, size=(batch, config.num_tokens))
-  )
-  labels = jnp.arange(batch) % config.num_classes
-  variables = jax.tree.map(
-    jnp.asarray, redraw(scale_wise_keys.expected(config), seed=0)
-  )
-  state = (variables, jax.jit(optimiser.init)(variables))
-  del variables
-  rows = []
-  for scales in config.passes:
-    ends = config.boundaries
-    start, end = ends[scales[0]] - config.sizes[scales[0]], ends[scales[1] - 1]
-
-    def loss(
-      variables: Any,
-      scales: tuple[int, int] = scales,
-      part: slice = slice(start, end),
-    ) -> Array:
-      logits = module.apply(
-        variables,
-        inputs,
-        labels,
-        scales=scales,
-        deterministic=False,
-        rngs={'dropout': jax.random.key(0)},
-      )
-      return optax.softmax_cross_entropy_with_integer_labels(
-        logits, codes[:, part]
-      ).mean()
-
-    def step(state: Any, loss: Callable[[Any], Array] = loss) -> Any:
-      variables, moments = state
-      value, gradient = jax.value_and_grad(loss)(variables)
-      updates, moments = optimiser.update(gradient, moments, variables)
-      return (optax.apply_updates(variables, updates), moments), value
-
-    flops = count_flops(step, state)
-    compiled = jax.jit(step, donate_argnums=0).lower(state).compile()
-    held: Any = compiled.memory_analysis()
-
-    def call(compiled: Any = compiled) -> Array:
-      nonlocal state  # Donated: each call takes the last one's result.
-      state, value = compiled(state)
-      return value
-
-    (seconds,) = harness.time_calls(call, repeats=repeats)
-    rows.append(
-      {
-        'name': f'{title}/train_step[{scales[0]}:{scales[1]}]',
-        'dtype': dtype,
-        'batch': batch,
-        'seconds': seconds,
-        'images_per_second': batch / seconds,
-        'flops': flops,
-        'flop_per_second': flops / seconds,
-        'peak_bytes': held.argument_size_in_bytes
-        + held.output_size_in_bytes
-        - held.alias_size_in_bytes
-        + held.temp_size_in_bytes,
-      }
-    )
-  return rows
+  return var_sampling.peer_calls(official, np.arange(batch))['official-eager']

@@ -1,16 +1,52 @@
 """What several commands share: models, image files, batches."""
 
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import export, images
+from tokpress_jax.generators import sampling
+from tokpress_jax.io import images
+from tokpress_jax.io import load as load_lib
 from tokpress_jax.types import Loaded
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplerFlags:
+  """How codes are drawn.
+
+  Attributes:
+    seed: The same seed gives the same images, for one batch size.
+    guidance: Scale of classifier-free guidance; none by default.
+    schedule: Of the guidance over the steps.
+    temperature: Of the draw; 0 takes the most probable code.
+    top_k: Draw among the k most probable codes only.
+    top_p: Draw among the most probable codes that hold this much.
+  """
+
+  seed: int = 0
+  guidance: float | None = None
+  schedule: Literal[tuple(sampling.SCHEDULES)] = 'linear'  # type: ignore[valid-type]
+  temperature: float = 1.0
+  top_k: int | None = None
+  top_p: float | None = None
+
+  def sampler(self, *, smooth: bool = False) -> sampling.Sampler:
+    """The sampler; it raises for values without a meaning."""
+    return sampling.Sampler(
+      temperature=self.temperature,
+      top_k=self.top_k,
+      top_p=self.top_p,
+      guidance=self.guidance,
+      schedule=self.schedule,
+      smooth=smooth,
+    )
+
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
@@ -21,7 +57,7 @@ def load(name: str, family: str) -> Loaded:
   Raises:
     UserError: It is of another family; a generator's own tokenizer is named.
   """
-  loaded = export.load(name)
+  loaded = load_lib.load(name)
   if loaded.spec.family != family:
     has_one = loaded.spec.family == 'generator' and family == 'tokenizer'
     hint = f' Its tokenizer is in {name}/tokenizer.' if has_one else ''

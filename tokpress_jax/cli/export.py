@@ -9,6 +9,7 @@ import tyro
 from tokpress_jax import workdir
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import export, hub
+from tokpress_jax.io import load as load_lib
 from tokpress_jax.io import stablehlo as stablehlo_lib
 
 
@@ -40,18 +41,18 @@ def main(argv: Sequence[str]) -> None:
   flags = tyro.cli(Flags, args=list(argv), prog='tokpress export')
   out = pathlib.Path(flags.out)
   if workdir.is_workdir(hub.resolve(flags.source)):
-    replaces = (out / export.MODEL).exists()
+    replaces = (out / load_lib.MODEL).exists()
     export.export_run(flags.source, out, step=flags.step, licence=flags.licence)
     if replaces:
       print(f'Replaced the model that was in {out}.')
-    loaded = export.load(out)
+    loaded = load_lib.load(out)
   elif not flags.stablehlo:
     raise UserError(
       f'{flags.source} is a model already; expected a work directory. With '
       '--stablehlo its programs are written.'
     )
   else:
-    loaded = export.load(flags.source)
+    loaded = load_lib.load(flags.source)
   if flags.stablehlo:
     names = stablehlo_lib.export_programs(
       loaded, out, batch_size=flags.batch_size, platforms=flags.platforms

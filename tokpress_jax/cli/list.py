@@ -45,7 +45,8 @@ def main(argv: Sequence[str]) -> None:
     for row in released.list_released():
       licence = released.KINDS[row.kind].licence
       where = f'{row.file} of huggingface.co/{row.repository}'
-      print(f'  {row.name:18} {row.kind:10} {licence}; {where}')
+      size = f'{row.parameters / 1e6:.0f}M'
+      print(f'  {row.name:18} {row.kind:10} {size:>6} {licence}; {where}')
   if flags.what in ('all', 'datasets'):
     from tokpress_jax import data
 

@@ -66,7 +66,7 @@ def measure(flags: Flags, *, command: str = '') -> Any:
   import numpy as np
 
   from tokpress_jax import generators, metrics, report
-  from tokpress_jax.io import export
+  from tokpress_jax.io import load as load_lib
   from tokpress_jax.report import render
 
   runs = {pathlib.Path(r).name: r for r in flags.runs}
@@ -85,7 +85,7 @@ def measure(flags: Flags, *, command: str = '') -> Any:
       'report them apart'
     )
   images = report.image_set(used[0])
-  models = {name: export.load(run) for name, run in runs.items()}
+  models = {name: load_lib.load(run) for name, run in runs.items()}
   of = lambda family: {
     n: m for n, m in models.items() if m.spec.family == family
   }

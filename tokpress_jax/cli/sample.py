@@ -22,7 +22,7 @@ _FEW_CLASSES = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(common.SamplerFlags):
   """Draw images from a generator, or parts of an image.
 
   `tokpress sample var-d16 --labels 207 387 --guidance 4 --top-k 900 --top-p
@@ -39,12 +39,6 @@ class Flags:
     labels: Classes to draw, one number more than the last for no class; by
       default all, eight of more than twenty, and no class for an --image.
     per_class: Images of each.
-    seed: The same seed gives the same images, for one batch size.
-    guidance: Scale of classifier-free guidance; none by default.
-    schedule: Of the guidance over the steps.
-    temperature: Of the draw; 0 takes the most probable code.
-    top_k: Draw among the k most probable codes only.
-    top_p: Draw among the most probable codes that hold this much.
     smooth: Go on from soft mixtures of codes (VAR's "more smooth").
     tokens: Tokens per image; all by default.
     image: An image to edit.
@@ -64,12 +58,6 @@ class Flags:
   model: tyro.conf.Positional[str]
   labels: tuple[int, ...] = ()
   per_class: int = 8
-  seed: int = 0
-  guidance: float | None = None
-  schedule: str = 'linear'
-  temperature: float = 1.0
-  top_k: int | None = None
-  top_p: float | None = None
   smooth: bool = False
   tokens: int | None = None
   image: str | None = None
@@ -108,14 +96,7 @@ def main(argv: Sequence[str]) -> None:
   if flags.per_class < 1 or flags.batch_size < 1:
     raise UserError('--per-class and --batch-size must be at least 1.')
   box = _box(flags)
-  sampler = generators.Sampler(
-    temperature=flags.temperature,
-    top_k=flags.top_k,
-    top_p=flags.top_p,
-    guidance=flags.guidance,
-    schedule=flags.schedule,
-    smooth=flags.smooth,
-  )
+  sampler = flags.sampler(smooth=flags.smooth)
   model = common.load(flags.model, 'generator')
   if model.tokenizer is None:
     raise UserError(
@@ -158,6 +139,7 @@ def main(argv: Sequence[str]) -> None:
         strips[label] = [images_lib.to_uint8(stage) for stage in stages]
     return out.codes, out.images
 
+  print(f'Drawing {len(labels)} images; the first batch is compiled before.')
   codes, pixels = common.in_batches(
     draw,
     [labels, np.arange(len(labels))],

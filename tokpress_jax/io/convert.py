@@ -231,6 +231,7 @@ def fetch(name: str) -> pathlib.Path:
       f'{name} is not in {path.parent}. To download it: pip install '
       f"'tokpress_jax[hub,convert]'. {by_hand}"
     ) from None
+  print(f'{name}: downloading {row.file} of huggingface.co/{row.repository}')
   try:
     source = huggingface_hub.hf_hub_download(row.repository, row.file)
   except (OSError, ValueError) as error:

@@ -101,7 +101,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     hint = {
       '.pth': 'a checkpoint of PyTorch, which is converted first: tokpress '
       'convert KIND FILE --out FILE.safetensors',
-      '.tok': "a file of tokens: give its tokenizer first, then the file",
+      '.tok': 'a file of tokens: give its tokenizer first, then the file',
     }
     hint['.pt'] = hint['.ckpt'] = hint['.bin'] = hint['.pth']
     if suffix in hint:

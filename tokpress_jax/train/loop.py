@@ -19,7 +19,7 @@ import numpy as np
 from tokpress_jax import config as config_lib
 from tokpress_jax import workdir as workdir_lib
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import export
+from tokpress_jax.io import load as load_lib
 from tokpress_jax.train import sharding
 from tokpress_jax.train.checkpoint import Checkpoints
 from tokpress_jax.train.evaluate import Evaluator
@@ -74,7 +74,7 @@ def fit(
       resumes = workdir_lib.is_started(workdir)
       if not resumes:
         if train.init_from is not None:
-          export.locate(train.init_from)  # A wrong name leaves no directory.
+          load_lib.locate(train.init_from)  # A wrong name leaves no directory.
         workdir_lib.claim(workdir, config)
     enter(jax.set_mesh(job.mesh))
     checkpoints = enter(
@@ -126,7 +126,7 @@ def _start(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, int]:
   state = job.init()
   source = job.config.train.init_from
   if source is not None:
-    state = job.warm_start(state, export.load_variables(source))
+    state = job.warm_start(state, load_lib.load_variables(source))
   return state, 0
 
 

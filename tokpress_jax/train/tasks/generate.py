@@ -215,10 +215,10 @@ class GeneratorTask(Task):
 
 def _load_tokenizer(name: str) -> types.Loaded:
   """Loads the tokenizer that a config names, or says how to get it."""
-  from tokpress_jax.io import export
+  from tokpress_jax.io import load as load_lib
 
   try:
-    loaded = export.load(name)
+    loaded = load_lib.load(name)
   except UserError as error:
     raise UserError(
       f'the generator has no tokenizer yet: {str(error).rstrip(".")}. Train '
