@@ -2,8 +2,11 @@
 
   tokpress train configs/multi_scale_digits.py --workdir runs/multi_scale
 
-Every prefix of scales decodes. Hardware: 2 CPU cores, about 2 minutes. PSNR on
-the test scans: 11.6 dB with 1 token, 14.3 with 5, 22.6 with all 21.
+Every prefix of scales decodes; each scale has codes of its own. Hardware: 2 CPU
+cores, about 2 minutes. PSNR on the test scans: 11.8 dB with 1 token, 14.6 with
+5, 23.1 with all 21. Code perplexity of the scales over that of k-means with as
+many codes, fitted to the same residuals of the training scans (`tokpress
+report`): 1.03, 1.02, 1.07; on test scans 1.08, 1.02, 1.06.
 """
 
 from tokpress_jax.config import Config
@@ -37,6 +40,7 @@ def get_config() -> Config:
           ),
           scales=(1, 2, 4),
           phi=0,
+          codebooks='scale',
         ),
       ),
       loss='decibel',

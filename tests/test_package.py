@@ -225,3 +225,17 @@ def test_there_is_a_config_for_every_task():
   # Other tests register toys of their own.
   ours = [e for e in registry.entries('task') if 'tokpress_jax.' in e.target]
   assert used == {entry.name for entry in ours}
+
+
+def test_commands_keep_compiled_programs(tmp_path):
+  """But those that time compilation, and as far as JAX has no other place."""
+  code = (
+    'import json, os, tokpress_jax.__main__ as m\n'
+    f'os.environ["HOME"] = {str(tmp_path)!r}\n'
+    'os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)\n'
+    'm.main([{!r}, *{!r}])\n'
+    'import jax; print(json.dumps(jax.config.jax_compilation_cache_dir))'
+  )
+  assert python(code.format('bench', [])) is None
+  place = tmp_path / '.cache' / 'tokpress_jax' / 'programs'
+  assert python(code.format('list', ['models'])) == str(place)

@@ -1,5 +1,6 @@
 """`tokpress COMMAND ...`, also `python -m tokpress_jax COMMAND ...`."""
 
+import contextlib
 import importlib
 import os
 import pathlib
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       # Until the trainer takes over there is nothing to save, and its imports
       # alone take seconds.
       signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_PREEMPTED))
+    if argv[0] != 'bench':  # which times compilation too
+      _keep_programs()
     command = importlib.import_module(f'tokpress_jax.cli.{argv[0]}')
     return command.main(argv[1:]) or 0
   except (ValueError, FileNotFoundError) as error:
@@ -66,6 +69,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   except BrokenPipeError:  # `tokpress list | head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _keep_programs() -> None:
+  """Compiled programs are kept for the next command, as far as possible.
+
+  $JAX_COMPILATION_CACHE_DIR says where, $JAX_ENABLE_COMPILATION_CACHE=0 that
+  they are not. JAX reads both when it is imported.
+  """
+  with contextlib.suppress(OSError, RuntimeError):  # no home, or read-only
+    place = pathlib.Path('~/.cache/tokpress_jax/programs').expanduser()
+    place.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(place))
 
 
 def _usage() -> str:

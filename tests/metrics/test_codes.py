@@ -1,6 +1,6 @@
 import numpy as np
 
-from tokpress_jax.metrics import fit_kmeans, scale_codes
+from tokpress_jax.metrics import fit_kmeans, fit_scales, scale_codes
 from tokpress_jax.metrics.kmeans import nearest_centre
 
 
@@ -9,10 +9,11 @@ def test_a_collapsed_scale_shows_beside_kmeans():
   centres = 10 * rng.normal(size=(6, 3))
   label = rng.integers(6, size=(50, 2, 2))
   x = np.float32(centres[label] + 0.1 * rng.normal(size=(50, 2, 2, 3)))
+  residuals = [x, x[:, :1, :1]]
   even, collapsed = scale_codes(
-    [x, x[:, :1, :1]],
+    residuals,
     [label.reshape(50, 4), np.zeros((50, 1), int)],
-    size=6,
+    fit_scales(residuals, size=6),
   )
   p = np.bincount(label.ravel()) / 200
   assert (even.grid, even.vectors) == ((2, 2), 200)
@@ -27,10 +28,11 @@ def test_limits():
   rng = np.random.default_rng(0)
   x = np.float32(rng.normal(size=(40, 1, 1, 2)))
   codes = rng.integers(8, size=(40, 1))
-  (few,) = scale_codes([x], [codes], size=64)
+  (few,) = scale_codes([x], [codes], fit_scales([x], size=64))
   # Fewer vectors than codes: k-means gives each its own.
   np.testing.assert_allclose(few.kmeans, 40)
-  (some,) = scale_codes([x], [codes], size=4, limit=20, seed=3)
+  centres = fit_scales([x], size=4, limit=20, seed=3)
+  (some,) = scale_codes([x], [codes], centres, limit=20, seed=3)
   assert some.vectors == 20
   taken = np.random.default_rng(3).permutation(40)[:20]
   picked = x[taken, 0, 0]

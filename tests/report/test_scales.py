@@ -18,7 +18,9 @@ def test_scales_of_a_tokenizer():
   loaded = types.Loaded(
     module, variables, types.Spec(name='', family='', config=module.config)
   )
-  found = report.measure_scales(loaded, images, batch=4)  # 4, 4 and 2 images
+  sets = {'training': images, 'test': images[:3]}
+  both = report.measure_scales(loaded, sets, batch=4)  # 4, 4 and 2 images
+  found = both['training']
   z = module.apply(variables, images, method='latents')
   codes = module.apply(variables, images, method='encode').codes
   chosen = np.asarray(codes)[..., 0]
@@ -26,17 +28,24 @@ def test_scales_of_a_tokenizer():
   # Two scales, no phi: the residual of the second is z less the first's code.
   coarse = np.asarray(z).mean((1, 2), keepdims=True)
   fine = np.asarray(z) - book[chosen[:, :1]][:, None]
+  centres = metrics.fit_scales([coarse, fine], size=16)
   want = metrics.scale_codes(
-    [coarse, fine], [chosen[:, :1], chosen[:, 1:]], size=16
+    [coarse, fine], [chosen[:, :1], chosen[:, 1:]], centres
   )
   assert [row.grid for row in found] == [(1, 1), (2, 2)]
   assert [row.vectors for row in found] == [10, 40]
+  few = metrics.scale_codes(
+    [coarse[:3], fine[:3]], [chosen[:3, :1], chosen[:3, 1:]], centres
+  )
+  for a, b in zip(both['test'], few, strict=True):
+    np.testing.assert_allclose(a.kmeans, b.kmeans, rtol=1e-3)
+    np.testing.assert_allclose(a.perplexity, b.perplexity)
   for a, b in zip(found, want, strict=True):
     np.testing.assert_allclose(a.perplexity, b.perplexity)
     np.testing.assert_allclose(a.kmeans, b.kmeans, rtol=1e-3)
     np.testing.assert_allclose(a.energy, b.energy, rtol=1e-4)
   plain = tiny_models.one_d()
-  assert report.measure_scales(plain, images) == ()
+  assert report.measure_scales(plain, {'training': images}) == {}
 
 
 def test_curves_of_a_run(tmp_path):

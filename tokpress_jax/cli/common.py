@@ -21,7 +21,7 @@ class SamplerFlags:
   """How codes are drawn.
 
   Attributes:
-    seed: The same seed gives the same images, for one batch size.
+    seed: The same seed draws the same images, for one batch size.
     guidance: Scale of classifier-free guidance; none by default.
     schedule: Of the guidance over the steps.
     temperature: Of the draw; 0 takes the most probable code.

@@ -9,11 +9,12 @@ from typing import Any
 import tyro
 
 from tokpress_jax import workdir as workdir_lib
+from tokpress_jax.cli import common
 from tokpress_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(common.SamplerFlags):
   """Measure trained runs on their data set and show them on one page.
 
   Attributes:
@@ -21,23 +22,11 @@ class Flags:
       the same data set.
     out: Where index.html and metrics.json go.
     samples: Samples of each generator.
-    seed: Of the samples and the judge.
-    temperature: Of the draw.
-    top_k: See `tokpress sample`.
-    top_p: See `tokpress sample`.
-    guidance: See `tokpress sample`.
-    schedule: See `tokpress sample`.
   """
 
   runs: tyro.conf.Positional[tuple[str, ...]]
   out: str
   samples: int = 500
-  seed: int = 0
-  temperature: float = 1.0
-  top_k: int | None = None
-  top_p: float | None = None
-  guidance: float | None = None
-  schedule: str = 'linear'
 
 
 def main(argv: Sequence[str]) -> None:
@@ -65,7 +54,7 @@ def measure(flags: Flags, *, command: str = '') -> Any:
   """
   import numpy as np
 
-  from tokpress_jax import generators, metrics, report
+  from tokpress_jax import metrics, report
   from tokpress_jax.io import load as load_lib
   from tokpress_jax.report import render
 
@@ -110,13 +99,7 @@ def measure(flags: Flags, *, command: str = '') -> Any:
       seed=flags.seed,
     )
     accuracy = metrics.class_agreement(judge, images.test, images.test_labels)
-    sampler = generators.Sampler(
-      temperature=flags.temperature,
-      top_k=flags.top_k,
-      top_p=flags.top_p,
-      guidance=flags.guidance,
-      schedule=flags.schedule,
-    )
+    sampler = flags.sampler()
     for name, model in of('generator').items():
       samples[name] = report.measure_generator(
         model,

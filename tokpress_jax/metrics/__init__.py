@@ -1,6 +1,6 @@
 """Numbers that say how good images, codes and samples are."""
 
-from tokpress_jax.metrics.codes import ScaleCodes, scale_codes
+from tokpress_jax.metrics.codes import ScaleCodes, fit_scales, scale_codes
 from tokpress_jax.metrics.frechet import (
   FeatureStats,
   Moments,
@@ -71,6 +71,7 @@ __all__ = [
   'compare',
   'distances',
   'fit_kmeans',
+  'fit_scales',
   'frechet_distance',
   'inception_score',
   'load_inception',

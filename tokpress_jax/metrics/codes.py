@@ -1,8 +1,8 @@
 """How evenly codes are used, beside k-means on the same vectors.
 
 A codebook that has collapsed uses few codes however many it has. K-means with
-as many codes, fitted to just the vectors that are coded, shows how many could
-be of use.
+as many codes, fitted to vectors of the same kind, shows how many could be of
+use.
 
 Dimensions: N vectors, D features, V codes, S scales.
 """
@@ -23,7 +23,7 @@ class ScaleCodes:
     grid: rows and columns.
     vectors: N, how many were looked at.
     perplexity: exponentiated entropy of the codes.
-    kmeans: the same of k-means with min(V, N) codes.
+    kmeans: the same of k-means.
     energy: mean squared length of the vectors about their mean.
     kmeans_error: mean squared error of k-means.
   """
@@ -48,41 +48,59 @@ def perplexity_of(codes: np.ndarray) -> float:
   return float(np.exp(-np.sum(p * np.log(p))))
 
 
+def fit_scales(
+  residuals: Sequence[np.ndarray],
+  *,
+  size: int,
+  limit: int = 20_000,
+  seed: int = 0,
+) -> list[np.ndarray]:
+  """Fits k-means (k-means++, 20 rounds of Lloyd) to each scale alone.
+
+  Args:
+    residuals: of each scale what it has to code, float32 [B, h, w, D], from
+      `MultiScaleVQ.residuals`.
+    size: V.
+    limit: at most so many vectors of a scale are used.
+    seed: of the choice of vectors and of k-means.
+
+  Returns:
+    Of each scale float32 [min(V, N), D]: a scale with fewer vectors than codes
+    gives each vector its own.
+  """
+  fitted = []
+  for x in residuals:
+    x = _some(x, limit, seed)
+    fitted.append(fit_kmeans(x, size=min(size, len(x)), seed=seed))
+  return fitted
+
+
 def scale_codes(
   residuals: Sequence[np.ndarray],
   codes: Sequence[np.ndarray],
+  centres: Sequence[np.ndarray],
   *,
-  size: int,
   limit: int = 20_000,
   seed: int = 0,
 ) -> tuple[ScaleCodes, ...]:
   """Compares each scale's codes with k-means on what the scale had to code.
 
-  K-means is fitted (k-means++, 20 rounds of Lloyd) to the very vectors whose
-  codes are counted, so that it has seen them and the codebook may not have. It
-  gets V codes for each scale alone. A scale with fewer than V vectors in all
-  gives k-means one code each: then its perplexity is their number.
-
   Args:
-    residuals: of each scale, float32 [B, h, w, D], from
-      `MultiScaleVQ.residuals`.
+    residuals: see `fit_scales`.
     codes: of each scale, int [B, h w].
-    size: V.
+    centres: of `fit_scales`, on these residuals or on those of other images.
     limit: at most so many vectors of a scale are used, the same for both.
-    seed: of the choice of vectors and of k-means.
+    seed: of the choice of vectors.
 
   Returns:
     One entry for each scale.
   """
   found = []
-  for x, chosen in zip(residuals, codes, strict=True):
+  for x, chosen, means in zip(residuals, codes, centres, strict=True):
     grid = (int(x.shape[1]), int(x.shape[2]))
-    x = np.asarray(x, np.float32).reshape(-1, x.shape[-1])
-    chosen = np.asarray(chosen).reshape(-1)
-    order = np.random.default_rng(seed).permutation(len(x))[:limit]
-    x, chosen = x[order], chosen[order]
-    centres = fit_kmeans(x, size=min(size, len(x)), seed=seed)
-    cells = nearest_centre(x, centres)
+    chosen = _some(np.asarray(chosen)[..., None, None], limit, seed)[:, 0]
+    x = _some(x, limit, seed)
+    cells = nearest_centre(x, means)
     square = lambda y: float(np.mean(np.sum(np.square(y), axis=-1)))
     found.append(
       ScaleCodes(
@@ -91,7 +109,14 @@ def scale_codes(
         perplexity=perplexity_of(chosen),
         kmeans=perplexity_of(cells),
         energy=square(x - x.mean(0)),
-        kmeans_error=square(x - centres[cells]),
+        kmeans_error=square(x - means[cells]),
       )
     )
   return tuple(found)
+
+
+def _some(x: np.ndarray, limit: int, seed: int) -> np.ndarray:
+  """At most `limit` of the vectors of [B, h, w, D], the same for every D."""
+  x = np.asarray(x)
+  x = x.reshape(-1, x.shape[-1])
+  return x[np.random.default_rng(seed).permutation(len(x))[:limit]]

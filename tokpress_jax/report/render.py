@@ -103,9 +103,12 @@ def numbers_of(report: Report) -> dict[str, Any]:
       f'kmeans_bits{tail}': coded.bits,
     }
     if result.scales:
-      found[f'scales{tail}'] = [
-        {**dataclasses.asdict(row), 'ratio': row.ratio} for row in result.scales
-      ]
+      found[f'scales{tail}'] = {
+        images: [
+          {**dataclasses.asdict(row), 'ratio': row.ratio} for row in rows
+        ]
+        for images, rows in result.scales.items()
+      }
   if report.judge_accuracy is not None:
     found['judge_accuracy'] = report.judge_accuracy
   for i, (name, drawn) in enumerate(report.generators.items()):
@@ -209,6 +212,7 @@ def _scales(report: Report) -> list[viz.Table]:
   rows = [
     (
       name,
+      images,
       f'{row.grid[0]} x {row.grid[1]}',
       row.vectors,
       f'{row.perplexity:.1f}',
@@ -216,16 +220,24 @@ def _scales(report: Report) -> list[viz.Table]:
       f'{row.ratio:.2f}',
     )
     for name, result in report.tokenizers.items()
-    for row in result.scales
+    for images, found in result.scales.items()
+    for row in found
   ]
   if not rows:
     return []
-  columns = ('tokenizer', 'scale', 'vectors', 'perplexity', 'k-means', 'ratio')
+  columns = (
+    'tokenizer',
+    'images',
+    'scale',
+    'vectors',
+    'perplexity',
+    'k-means',
+    'ratio',
+  )
   caption = (
-    'How evenly each scale uses the codebook that all share, on the test '
-    'images. k-means: the perplexity of k-means with as many codes for that '
-    'scale alone, fitted to the very residuals that are coded (one code each '
-    'where they are fewer).'
+    'How evenly each scale uses its codes. k-means: the perplexity of k-means '
+    'with as many codes for that scale alone, fitted to what it has to code of '
+    'the training images (one code each where they are fewer).'
   )
   return [viz.Table(columns=columns, rows=rows, caption=caption)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -30,7 +31,8 @@ class TokenizerResult:
     perplexity: of the codes of the test images.
     shown: a few originals [n, H, W, C].
     decoded: number of tokens to their reconstructions.
-    scales: of a multi-scale tokenizer, the codes of each scale.
+    scales: of a multi-scale tokenizer, the codes of each scale: by 'training'
+      and 'test' images. k-means is fitted to the training images.
   """
 
   config: Any
@@ -43,7 +45,9 @@ class TokenizerResult:
   perplexity: float
   shown: np.ndarray
   decoded: dict[int, np.ndarray]
-  scales: tuple[metrics.ScaleCodes, ...] = ()
+  scales: dict[str, tuple[metrics.ScaleCodes, ...]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 def measure_tokenizer(
@@ -87,26 +91,30 @@ def measure_tokenizer(
     perplexity=float(quantize.perplexity(count)),
     shown=images.test[:show],
     decoded=decoded,
-    scales=measure_scales(tokenizer, images.test),
+    scales=measure_scales(
+      tokenizer, {'training': images.train, 'test': images.test}
+    ),
   )
 
 
 def measure_scales(
-  tokenizer: types.Loaded, images: np.ndarray, *, batch: int = 256
-) -> tuple[metrics.ScaleCodes, ...]:
+  tokenizer: types.Loaded, images: Mapping[str, np.ndarray], *, batch: int = 256
+) -> dict[str, tuple[metrics.ScaleCodes, ...]]:
   """How evenly each scale uses the codes, beside k-means.
 
   Args:
     tokenizer: the tokenizer.
-    images: [B, H, W, C] in [-1, 1].
+    images: name of a set to [B, H, W, C] in [-1, 1]; k-means is fitted to what
+      the first leaves to each scale.
     batch: images at once.
 
   Returns:
-    See `metrics.scale_codes`; empty for a tokenizer without scales.
+    Of each set, see `metrics.scale_codes`; empty for a tokenizer without
+    scales.
   """
   config = tokenizer.module.config
   if not isinstance(config, PyramidConfig):
-    return ()
+    return {}
   module, variables = tokenizer.module, tokenizer.variables
 
   @jax.jit
@@ -117,13 +125,20 @@ def measure_scales(
     rest = lambda m: m.quantizer.residuals(z, codes)
     return module.apply(variables, method=rest), codes[..., 0]
 
-  parts = [
-    jax.device_get(code(variables, images[i : i + batch]))
-    for i in range(0, len(images), batch)
-  ]
-  rests, codes = zip(*parts, strict=True)
-  return metrics.scale_codes(
-    [np.concatenate(x) for x in zip(*rests, strict=True)],
-    np.split(np.concatenate(codes), config.boundaries[:-1], axis=1),
-    size=config.codebook_size,
-  )
+  found: dict[str, tuple[metrics.ScaleCodes, ...]] = {}
+  centres: list[np.ndarray] = []
+  for name, pixels in images.items():
+    parts = [
+      jax.device_get(code(variables, pixels[i : i + batch]))
+      for i in range(0, len(pixels), batch)
+    ]
+    rests, codes = zip(*parts, strict=True)
+    residuals = [np.concatenate(x) for x in zip(*rests, strict=True)]
+    if not found:
+      centres = metrics.fit_scales(residuals, size=config.codebook_size)
+    found[name] = metrics.scale_codes(
+      residuals,
+      np.split(np.concatenate(codes), config.boundaries[:-1], axis=1),
+      centres,
+    )
+  return found
