@@ -47,6 +47,7 @@ def run(
   threads: int | None = None,
   repeats: int = 3,
   train_batch: int | None = None,
+  measure_sampling: int = 1,
   measure_memory: int = 1,
 ) -> list[harness.Row]:
   """Times sampling, and what else is asked for.
@@ -64,7 +65,8 @@ def run(
     repeats: timed calls of each.
     train_batch: images of a training step (AdamW, all scales); none is timed if
       None.
-    measure_memory: 0 leaves out the peaks of memory.
+    measure_sampling: 0 leaves out the times of sampling.
+    measure_memory: 0 leaves out the peaks of memory of sampling.
 
   Returns:
     For each model, a row of the whole, one of each part, and those of memory
@@ -84,15 +86,17 @@ def run(
     raise UserError("a peer is timed beside VAR: add 'var' to models")
   dtype = dtype or default_dtype()
   configs = {name: _MODELS[name](depth, size) for name in models}
-  rows = var_sampling.compare(
-    configs,
-    var_keys.released_config(size),
-    batch=batch,
-    dtype=dtype,
-    peer=peer,
-    threads=threads,
-    repeats=repeats,
-  )
+  rows: list[harness.Row] = []
+  if measure_sampling:
+    rows = var_sampling.compare(
+      configs,
+      var_keys.released_config(size),
+      batch=batch,
+      dtype=dtype,
+      peer=peer,
+      threads=threads,
+      repeats=repeats,
+    )
   if measure_memory:
     same = {'depth': depth, 'size': size, 'batch': batch, 'dtype': dtype}
     for name in models:
