@@ -81,6 +81,13 @@ _ENTRIES = {
       paper='LlamaGen, arXiv:2406.06525',
       evidence='behaviour',
     ),
+    _row(
+      'maskgit',
+      'generator',
+      'generators.maskgit:MaskGITConfig',
+      paper='MaskGIT, arXiv:2202.04200; TiTok, arXiv:2406.07550',
+      evidence='behaviour',
+    ),
     _row('vit', 'model', 'models.vit:ViTConfig', paper='ViT, arXiv:2010.11929'),
     _row(
       'tome',

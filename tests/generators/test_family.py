@@ -85,6 +85,15 @@ def next_token(**kwargs):
   return Row(config, line(), lambda tok, codes: codes)
 
 
+def maskgit(network, **kwargs):
+  small = SMALL | {'depth': 3}
+  config = generators.MaskGITConfig(
+    **small, tokens=5, steps=3, network=network, **kwargs
+  )
+  hide = lambda tok, codes: jnp.where(jnp.arange(5)[None] % 2, VOCAB, codes)
+  return Row(config, line(), hide)
+
+
 ROWS = {
   'scale_wise': scale_wise(),
   'scale_wise_shared_modulation': scale_wise(modulation='shared', qk_norm=None),
@@ -93,7 +102,11 @@ ROWS = {
   'next_token_learned': next_token(
     positions='learned', norm='layer', qk_norm='l2', bias='qv'
   ),
+  'maskgit_bert': maskgit('bert', confidence='log_probability'),
+  'maskgit_uvit': maskgit('uvit', norm_eps=1e-5),
 }
+# Block after block, in an order that does not depend on what is drawn.
+BLOCKWISE = [name for name in ROWS if not name.startswith('maskgit')]
 
 
 def redraw(module, config, seed):
@@ -118,7 +131,7 @@ def example_inputs(config, batch=1):
   if isinstance(config, generators.ScaleWiseConfig):
     later = config.num_tokens - config.sizes[0]
     return jnp.zeros((batch, later, config.latent_dim)), labels
-  if isinstance(config, generators.NextTokenConfig):
+  if isinstance(config, generators.NextTokenConfig | generators.MaskGITConfig):
     return jnp.zeros((batch, config.num_tokens), jnp.int32), labels
   shape = (batch, config.image_size, config.image_size, config.channels)
   return (jnp.zeros(shape),)
@@ -142,7 +155,7 @@ def batch(name, size=8):
 every_row = pytest.mark.parametrize('name', ROWS)
 # One row of each module, where the others would only compile the same again.
 each_module = pytest.mark.parametrize(
-  'name', ['scale_wise', 'next_token_rotary']
+  'name', ['scale_wise', 'next_token_rotary', 'maskgit_uvit']
 )
 SAMPLER = generators.Sampler(top_k=7, top_p=0.9, guidance=1.5)
 
@@ -247,7 +260,7 @@ def test_bfloat16_is_finite_and_near(name):
   assert sampled.codes.dtype == jnp.int32
 
 
-@every_row
+@pytest.mark.parametrize('name', BLOCKWISE)
 def test_cached_sampling_equals_uncached_recomputation(name):
   """Draws each block from the whole training pass, guided, step by step."""
   model = loaded(name)
@@ -292,7 +305,7 @@ def test_sampling_is_fixed_by_its_key_and_one_compilation(name):
   assert np.abs(first.images).max() <= 1
 
 
-@each_module
+@pytest.mark.parametrize('name', ['scale_wise', 'next_token_rotary'])
 def test_any_prefix_of_tokens_is_an_image(name):
   """Fewer tokens, lengths per row and previews agree with the whole row."""
   model = loaded(name)

@@ -27,6 +27,11 @@ class SamplerFlags:
     temperature: Of the draw; 0 takes the most probable code.
     top_k: Draw among the k most probable codes only.
     top_p: Draw among the most probable codes that hold this much.
+    steps: Of a generator that refines (MaskGIT); its own number by default.
+    choice_temperature: Of a generator that refines: how much chance has a part
+      in which codes are kept.
+    annealing: Of a generator that refines: noise, as in TiTok, falls with the
+      steps; noise+softmax sharpens the codes' probabilities too.
   """
 
   seed: int = 0
@@ -35,6 +40,9 @@ class SamplerFlags:
   temperature: float = 1.0
   top_k: int | None = None
   top_p: float | None = None
+  steps: int | None = None
+  choice_temperature: float = 4.5
+  annealing: sampling.Annealing = 'none'
 
   def sampler(self, *, smooth: bool = False) -> sampling.Sampler:
     """The sampler; it raises for values without a meaning."""
@@ -45,6 +53,9 @@ class SamplerFlags:
       guidance=self.guidance,
       schedule=self.schedule,
       smooth=smooth,
+      steps=self.steps,
+      choice_temperature=self.choice_temperature,
+      annealing=self.annealing,
     )
 
 

@@ -9,6 +9,7 @@ from tokpress_jax.generators.base import (
 from tokpress_jax.generators.editing import Box, drawn_tokens, keep
 from tokpress_jax.generators.heads import CategoricalHead
 from tokpress_jax.generators.loops import BlockLoop, RefineLoop
+from tokpress_jax.generators.maskgit import MaskGIT, MaskGITConfig
 from tokpress_jax.generators.next_token import (
   NextTokenConfig,
   NextTokenGenerator,
@@ -28,6 +29,8 @@ __all__ = [
   'CategoricalHead',
   'Drawn',
   'GeneratorConfig',
+  'MaskGIT',
+  'MaskGITConfig',
   'NextTokenConfig',
   'NextTokenGenerator',
   'Order',

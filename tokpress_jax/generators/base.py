@@ -98,17 +98,29 @@ class GeneratorConfig:
     """
     raise NotImplementedError
 
-  def train_inputs(self, codes: Array, tokenizer: Tokenizing) -> Array:
+  def train_inputs(
+    self, codes: Array, tokenizer: Tokenizing, rng: Array
+  ) -> Array:
     """Gives what the training pass reads, beside the labels.
 
     Args:
       codes: int32 [B, N, Q].
       tokenizer: calls a method of the tokenizer by name, its variables bound.
+      rng: a typed key, for what is masked or drawn.
 
     Returns:
       The first argument of the module's `__call__`.
     """
     raise NotImplementedError
+
+  def counted(self, inputs: Array) -> Array | None:
+    """Which tokens the loss counts, bool [B, N]; None for all.
+
+    Args:
+      inputs: of `train_inputs`.
+    """
+    del inputs
+    return None
 
   def example_inputs(self) -> tuple[Array, Array]:
     """Arguments of the module's `__call__`, for its initialisation."""

@@ -94,9 +94,11 @@ class NextTokenConfig(base.GeneratorConfig):
       tokens=tokenizer.num_tokens,
     )
 
-  def train_inputs(self, codes: Array, tokenizer: base.Tokenizing) -> Array:
+  def train_inputs(
+    self, codes: Array, tokenizer: base.Tokenizing, rng: Array
+  ) -> Array:
     """The codes themselves."""
-    del tokenizer
+    del tokenizer, rng
     return codes[..., 0]
 
   def example_inputs(self) -> tuple[Array, Array]:

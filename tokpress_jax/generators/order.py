@@ -22,7 +22,7 @@ ranks.
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ import numpy as np
 from flax import struct
 
 Array = jax.Array
+MaskSchedule = Literal['cosine', 'arccos', 'linear', 'square']
 
 
 @struct.dataclass
@@ -202,10 +203,38 @@ def chain(*orders: Order) -> Order:
   return Order(rank=jnp.concatenate(wide, axis=1), sizes=sizes)
 
 
+def mask_share(schedule: MaskSchedule, ratio: Any) -> Any:
+  """The share m(r) of tokens that is masked when a share r is done.
+
+  Args:
+    schedule: 'cosine' cos(pi r / 2), 'arccos' arccos(r) 2 / pi, 'linear' 1 - r
+      or 'square' 1 - r^2.
+    ratio: r in [0, 1], a number or an array, traced or not.
+
+  Returns:
+    As r.
+
+  Raises:
+    ValueError: if the name is unknown.
+  """
+  maths: Any = jnp if isinstance(ratio, jax.Array) else np
+  if schedule == 'cosine':
+    return maths.cos(np.pi / 2 * ratio)
+  if schedule == 'arccos':
+    return maths.arccos(ratio) / (np.pi / 2)
+  if schedule == 'linear':
+    return 1 - ratio
+  if schedule == 'square':
+    return 1 - ratio**2
+  raise ValueError(
+    f'unknown schedule {schedule!r}; try one of {get_args(MaskSchedule)}'
+  )
+
+
 def reveal_counts(
   num_tokens: int,
   steps: int,
-  schedule: Literal['cosine', 'arccos', 'linear', 'square'] = 'cosine',
+  schedule: MaskSchedule = 'cosine',
 ) -> tuple[int, ...]:
   """How many tokens each refinement step reveals.
 
@@ -216,7 +245,7 @@ def reveal_counts(
   Args:
     num_tokens: N.
     steps: S.
-    schedule: m(r): cos(pi r / 2), arccos(r) 2 / pi, 1 - r or 1 - r^2.
+    schedule: see `mask_share`.
 
   Returns:
     S counts that sum to N. A late count can be 0 if a steep schedule runs out
@@ -225,16 +254,6 @@ def reveal_counts(
   Raises:
     ValueError: if there are more steps than tokens, or the name is unknown.
   """
-  ratios = {
-    'cosine': lambda r: np.cos(np.pi / 2 * r),
-    'arccos': lambda r: np.arccos(r) / (np.pi / 2),
-    'linear': lambda r: 1 - r,
-    'square': lambda r: 1 - r**2,
-  }
-  if schedule not in ratios:
-    raise ValueError(
-      f'unknown schedule {schedule!r}; try one of {sorted(ratios)}'
-    )
   if not 1 <= steps <= num_tokens:
     raise ValueError(
       f'{num_tokens} tokens can be revealed in 1 to {num_tokens} steps, got '
@@ -242,7 +261,7 @@ def reveal_counts(
     )
   left, counts = num_tokens, []
   for k in range(steps - 1):
-    target = int(np.floor(num_tokens * ratios[schedule]((k + 1) / steps)))
+    target = int(np.floor(num_tokens * mask_share(schedule, (k + 1) / steps)))
     masked = max(1, min(left - 1, target))
     counts.append(left - masked)
     left = masked

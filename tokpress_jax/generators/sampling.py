@@ -14,7 +14,7 @@ t; each schedule below takes the number that its paper prints.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from flax import struct
 from tokpress_jax import errors
 
 Array = jax.Array
+Annealing = Literal['none', 'noise', 'noise+softmax']
 
 
 @struct.dataclass(kw_only=True)
@@ -39,11 +40,17 @@ class Sampler:
     top_p: keeps the most probable codes that hold this much probability
       (applied after top_k); None keeps all.
     guidance: scale of classifier-free guidance, as the schedule's paper counts
-      it: with 'linear' 0 is none and VAR's cfg = 4 is 4, rising over the
-      scales; with the others 1 is none. None runs no unconditional half.
+      it: with 'linear' and 'ramp' 0 is none and VAR's cfg = 4 is 4, rising over
+      the scales; with the others 1 is none. None runs no unconditional half.
     schedule: of the guidance over the steps, a name in `SCHEDULES`.
     smooth: a scale-wise generator goes on from a soft mixture of codes instead
       of the code drawn (VAR's "more smooth"; for pictures, not for scores).
+    steps: of a generator that refines (MaskGIT); its own number if None.
+    choice_temperature: of the Gumbel noise on how sure the drawn codes are,
+      times the share of steps left (MaskGIT's 4.5).
+    annealing: over the steps of a refining generator. 'none'; 'noise': the
+      temperature times the share of steps left (TiTok); 'noise+softmax': and
+      logits divided by 0.5 + 0.8 times that share (TiTok, for its scores).
   """
 
   temperature: float = 1.0
@@ -52,9 +59,19 @@ class Sampler:
   guidance: float | None = None
   schedule: str = struct.field(pytree_node=False, default='linear')
   smooth: bool = struct.field(pytree_node=False, default=False)
+  steps: int | None = struct.field(pytree_node=False, default=None)
+  choice_temperature: float = 4.5
+  annealing: Annealing = struct.field(pytree_node=False, default='none')
 
   def __post_init__(self):
-    for name in ('temperature', 'guidance'):
+    if self.steps is not None and self.steps < 1:
+      raise errors.UserError(f'steps must be at least 1, got {self.steps}')
+    if self.annealing not in get_args(Annealing):
+      raise errors.UserError(
+        f'unknown annealing {self.annealing!r}; try one of '
+        f'{", ".join(get_args(Annealing))}'
+      )
+    for name in ('temperature', 'guidance', 'choice_temperature'):
       value = getattr(self, name)
       if _concrete(value) and value < 0:
         raise errors.UserError(
@@ -102,6 +119,14 @@ class Sampler:
       jnp.int32
     )
 
+  def noise_scale(self, left: Array) -> Array | float:
+    """What a refining step's noise is multiplied by, at a share left."""
+    return 1.0 if self.annealing == 'none' else left
+
+  def softmax_temperature(self, left: Array) -> Array | float:
+    """What a refining step's logits are divided by, at a share left."""
+    return 0.5 + 0.8 * left if self.annealing == 'noise+softmax' else 1.0
+
   def mixture(self, logits: Array, noise: Array, ratio: float) -> Array:
     """Weights of the kept codes in a smooth sample (VAR's demo).
 
@@ -146,6 +171,11 @@ def linear(scale: Any, steps: int) -> Any:
   return scale * np.arange(steps, dtype=np.float32) / max(steps - 1, 1)
 
 
+def ramp(scale: Any, steps: int) -> Any:
+  """Guides with t = scale k / S, nothing at the first step (TiTok)."""
+  return scale * np.arange(steps, dtype=np.float32) / steps
+
+
 def power_cosine(scale: Any, steps: int, *, power: float = 3.0) -> Any:
   """Guides with t = (scale - 1) (1 - cos(pi (k / S)^power)) / 2 (RAR)."""
   ratio = np.arange(steps, dtype=np.float32) / steps
@@ -163,6 +193,7 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
   'delayed': delayed,
   'linear': linear,
   'power-cosine': power_cosine,
+  'ramp': ramp,
 }
 
 

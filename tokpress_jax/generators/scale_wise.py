@@ -161,8 +161,11 @@ class ScaleWiseConfig(base.GeneratorConfig):
       latent_dim=tokenizer.latent_dim,
     )
 
-  def train_inputs(self, codes: Array, tokenizer: base.Tokenizing) -> Array:
+  def train_inputs(
+    self, codes: Array, tokenizer: base.Tokenizing, rng: Array
+  ) -> Array:
     """The tokenizer's `next_inputs`."""
+    del rng
     return tokenizer('next_inputs', codes)
 
   def example_inputs(self) -> tuple[Array, Array]:

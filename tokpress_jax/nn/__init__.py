@@ -33,6 +33,7 @@ from tokpress_jax.nn.positions import (
   sincos,
 )
 from tokpress_jax.nn.stack import Stack, StackConfig, unstack
+from tokpress_jax.nn.ustack import UStack
 
 __all__ = [
   'Activation',
@@ -53,6 +54,7 @@ __all__ = [
   'Rotation',
   'Stack',
   'StackConfig',
+  'UStack',
   'block_causal_mask',
   'check_patch',
   'conv2d',

@@ -37,6 +37,7 @@ class BlockConfig:
     activation: 'gelu' (exact), 'gelu_tanh', 'relu' (half the cost of an MLP's
       training step on a CPU), or 'swiglu' (gated).
     norm: 'layer' or 'rms'.
+    norm_place: 'before' a branch, or 'after' it has been added (BERT).
     norm_eps: of the norms.
     norm_affine: whether norms have parameters (adaLN blocks go without).
     bias: of the attention's projections, see `AttentionConfig`.
@@ -56,6 +57,7 @@ class BlockConfig:
   mlp_ratio: float = 4.0
   activation: Activation = 'gelu'
   norm: Literal['layer', 'rms'] = 'layer'
+  norm_place: Literal['before', 'after'] = 'before'
   norm_eps: float = 1e-6
   norm_affine: bool = True
   bias: Literal['all', 'qv', 'none'] = 'all'
@@ -107,7 +109,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-  """Pre-norm block: `attend`, then `feed`; a host may act in between."""
+  """`attend`, then `feed`; a host may act in between."""
 
   config: BlockConfig
   dtype: Any = jnp.float32
@@ -133,6 +135,10 @@ class Block(nn.Module):
         nn.initializers.normal(c.width**-0.5),
         (6, c.width),
       )
+
+  @property
+  def _first(self) -> bool:
+    return self.config.norm_place == 'before'
 
   def modulation(self, cond: Array | None) -> dict[str, Array]:
     """Gives the six modulation vectors of a condition.
@@ -170,7 +176,8 @@ class Block(nn.Module):
   ) -> tuple[Array, attention_lib.Cache | None]:
     """Adds the attention branch to x [B, T, D]; see `Attention`."""
     y, cache = self.attn(self.pre_attention(x, mod), cache=cache, **kwargs)
-    return x + self._branch(y, mod, 'gate1', drop, deterministic), cache
+    x = x + self._branch(y, mod, 'gate1', drop, deterministic)
+    return (x if self._first else self.norm1(x)), cache
 
   def feed(
     self,
@@ -181,14 +188,15 @@ class Block(nn.Module):
     deterministic: bool = True,
   ) -> Array:
     """Adds the MLP branch to x [B, T, D]."""
-    y = self.norm2(x)
+    y = self.norm2(x) if self._first else x
     if mod:
       y = norms.modulate(y, mod['scale2'], mod['shift2'])
-    return x + self._branch(self.mlp(y), mod, 'gate2', drop, deterministic)
+    x = x + self._branch(self.mlp(y), mod, 'gate2', drop, deterministic)
+    return x if self._first else self.norm2(x)
 
   def pre_attention(self, x: Array, mod: dict[str, Array]) -> Array:
     """What the attention reads: x [B, T, D] normed and modulated."""
-    y = self.norm1(x)
+    y = self.norm1(x) if self._first else x
     return norms.modulate(y, mod['scale1'], mod['shift1']) if mod else y
 
   def __call__(

@@ -45,6 +45,23 @@ class StackConfig:
   unroll: int = 1
 
 
+def init_layers(config: StackConfig, dtype: Any) -> Callable[[Array], Any]:
+  """Gives what draws the stacked parameters [L, ...] of equal blocks."""
+
+  def init(rng: Array) -> Any:
+    c = config.block
+    x = jnp.zeros((1, 1, c.width), dtype)
+    cond = jnp.zeros(
+      (1, 6, c.width) if c.modulation == 'shared' else x[0].shape
+    )
+    one = lambda key: Block(c, dtype=dtype).init(
+      key, x, cond=cond if c.modulation else None
+    )
+    return jax.vmap(one)(jax.random.split(rng, config.depth))['params']
+
+  return init
+
+
 class Stack(nn.Module):
   """L blocks with parameters stacked under one name, `layers`."""
 
@@ -57,16 +74,7 @@ class Stack(nn.Module):
     if self.has_variable('params', 'layers'):
       return self.get_variable('params', 'layers')
 
-    def init(rng):
-      x = jnp.zeros((1, 1, c.block.width), self.dtype)
-      six = (1, 6, c.block.width)
-      cond = jnp.zeros(six if c.block.modulation == 'shared' else (1, six[2]))
-      one = lambda key: Block(c.block, dtype=self.dtype).init(
-        key, x, cond=cond if c.block.modulation else None
-      )
-      return jax.vmap(one)(jax.random.split(rng, c.depth))['params']
-
-    return self.param('layers', init)
+    return self.param('layers', init_layers(c, self.dtype))
 
   def empty_cache(self, batch: int, capacity: int) -> Any:
     """Makes the cache that `__call__` takes, in this module's dtype.

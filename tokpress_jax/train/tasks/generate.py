@@ -111,8 +111,8 @@ class GeneratorTask(Task):
       for i, (name, scales) in enumerate(zip(names, passes, strict=True))
     )
 
-  def _targets(self, variables: Variables, batch: Batch):
-    """Codes [B, N], the generator's inputs, and labels [B]."""
+  def _targets(self, variables: Variables, batch: Batch, rng: jax.Array):
+    """Codes [B, N], inputs, labels [B], and the codes that count [B, N]."""
     tokenizer = self.loaded.module
     frozen = variables[FROZEN]
     codes = batch.get('codes')  # [B, N, Q]
@@ -120,11 +120,15 @@ class GeneratorTask(Task):
       images = images_lib.to_float(batch['image'])
       codes = tokenizer.apply(frozen, images, method='encode').codes
     call = lambda method, *args: tokenizer.apply(frozen, *args, method=method)
-    inputs = jax.lax.stop_gradient(self.model.train_inputs(codes, call))
+    inputs = jax.lax.stop_gradient(self.model.train_inputs(codes, call, rng))
     labels = batch.get('label')
     if labels is None or self.model.num_classes == 0:
       labels = jnp.zeros(codes.shape[:1], jnp.int32)
-    return codes[..., 0], inputs, labels
+    mask = _token_mask(batch, codes[..., 0])
+    counted = self.model.counted(inputs)
+    if counted is not None:
+      mask = mask & counted
+    return codes[..., 0], inputs, labels, mask
 
   def _loss(
     self,
@@ -140,7 +144,8 @@ class GeneratorTask(Task):
     passes of a cycle add up to one objective (MVAR's official trainer).
     """
     del step
-    codes, inputs, labels = self._targets(variables, batch)
+    rng, inputs_rng = jax.random.split(rng)
+    codes, inputs, labels, mask = self._targets(variables, batch, inputs_rng)
     own = {k: v for k, v in variables.items() if k != FROZEN}
     module = self.model.build(dtype=self.dtype)
     options: dict[str, Any] = {} if scales is None else {'scales': scales}
@@ -157,8 +162,8 @@ class GeneratorTask(Task):
     )
     if scales is not None:
       bounds = (0, *self.model.boundaries)
-      codes = codes[:, bounds[scales[0]] : bounds[scales[1]]]
-    mask = _token_mask(batch, codes)
+      part = slice(bounds[scales[0]], bounds[scales[1]])
+      codes, mask = codes[:, part], mask[:, part]
     loss = losses.cross_entropy(
       logits, codes, mask=mask, smoothing=self.smoothing
     )
@@ -184,12 +189,10 @@ class GeneratorTask(Task):
     Of all tokens, and of each block: `loss_5` is that of the block whose last
     token is the fifth.
     """
-    del rng
-    codes, inputs, labels = self._targets(variables, batch)
+    codes, inputs, labels, whole = self._targets(variables, batch, rng)
     own = {k: v for k, v in variables.items() if k != FROZEN}
     module = self.model.build(dtype=self.dtype)
     logits = cast(jax.Array, module.apply(own, inputs, labels))
-    whole = _token_mask(batch, codes)
     masks = {'': whole}
     for end, block in _blocks(self.model.boundaries).items():
       masks[f'_{end}'] = whole & block[None]

@@ -1,0 +1,270 @@
+"""Masked generators: all tokens at once, of which the surest are kept.
+
+Chang et al., "MaskGIT" (arXiv 2202.04200); TiTok's generators (Yu et al., arXiv
+2406.07550, section 4) are the same over a row of tokens. A network that sees
+everything predicts every masked token, and each of a few steps keeps those that
+it is surest of. Composed of parts:
+
+  order       by confidence, `RefineLoop`
+  visibility  all
+  inputs      a mask token in place of each unknown one, after the class token
+  commit      none
+  head        categorical
+
+The network is BERT (norms after the branches, Devlin et al. 1810.04805) or
+U-ViT (Bao et al. 2209.12152: the second half of the layers also reads what the
+first half gave).
+
+Dimension letters: B batch, N tokens, T tokens with the class token, D model
+features, V codes, K classes, S steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+
+from tokpress_jax import errors, nn
+from tokpress_jax.generators import base, condition, loops, sampling
+from tokpress_jax.generators import order as orders
+from tokpress_jax.nn import products
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskGITConfig(base.GeneratorConfig):
+  """A generator that refines a masked row of codes.
+
+  Attributes:
+    tokens: N, the longest row.
+    network: 'bert' or 'uvit'.
+    schedule: the share of tokens that stays masked, in training and over the
+      steps; see `order.reveal_counts`.
+    steps: S, unless the sampler says it.
+    confidence: what says how sure a drawn code is: its 'logit' (TiTok) or its
+      'log_probability' (MaskGIT).
+    norm_eps: of the norms; 1e-12 in TiTok's BERT, 1e-5 in its U-ViT.
+  """
+
+  tokens: int = 32
+  network: Literal['bert', 'uvit'] = 'bert'
+  schedule: orders.MaskSchedule = 'arccos'
+  steps: int = 8
+  confidence: Literal['logit', 'log_probability'] = 'logit'
+  norm_eps: float = 1e-12
+
+  def __post_init__(self):
+    if self.tokens < 1:
+      raise errors.UserError(f'tokens must be at least 1, got {self.tokens}')
+    if self.steps < 1:
+      raise errors.UserError(f'steps must be at least 1, got {self.steps}')
+    if self.network == 'uvit' and self.depth % 2 == 0:
+      raise errors.UserError(
+        'a U-ViT has a middle layer and as many before as after it: give an '
+        f'odd depth, got {self.depth}'
+      )
+
+  @property
+  def boundaries(self) -> tuple[int, ...]:
+    """Every length from 1 to N is legal."""
+    return tuple(range(1, self.tokens + 1))
+
+  @property
+  def mask_code(self) -> int:
+    """V, what stands for a masked token."""
+    return self.codebook_size
+
+  @property
+  def block(self) -> nn.BlockConfig:
+    """The transformer block."""
+    bert = self.network == 'bert'
+    return nn.BlockConfig(
+      width=self.width,
+      heads=self.heads,
+      mlp_ratio=self.mlp_ratio,
+      norm_eps=self.norm_eps,
+      norm_place='after' if bert else 'before',
+      bias='all' if bert else 'none',
+      dropout=self.dropout,
+      drop_path=self.drop_path,
+    )
+
+  def fit_to(self, tokenizer: Any) -> MaskGITConfig:
+    """See `GeneratorConfig`."""
+    if tokenizer.quantizer.num_codes != 1:
+      raise errors.UserError(
+        'a masked generator predicts one code per token, this tokenizer has '
+        f'{tokenizer.quantizer.num_codes}'
+      )
+    return dataclasses.replace(
+      self,
+      codebook_size=tokenizer.codebook_size,
+      tokens=tokenizer.num_tokens,
+    )
+
+  def train_inputs(
+    self, codes: Array, tokenizer: base.Tokenizing, rng: Array
+  ) -> Array:
+    """The codes, a random part of them masked; the loss is that of the part.
+
+    Args:
+      codes: int32 [B, N, 1].
+      tokenizer: not read.
+      rng: a typed key; as many are masked in a row as `schedule` says at a time
+        drawn uniformly.
+
+    Returns:
+      int32 [B, N], V where masked.
+    """
+    del tokenizer
+    codes = codes[..., 0]
+    time_rng, order_rng = jax.random.split(rng)
+    batch, length = codes.shape
+    time = jax.random.uniform(time_rng, (batch,))
+    share = orders.mask_share(self.schedule, time)
+    count = jnp.maximum(jnp.round(share * length), 1)
+    place = jax.random.uniform(order_rng, (batch, length))
+    place = jnp.argsort(jnp.argsort(place, axis=1), axis=1)
+    return jnp.where(place < count[:, None], self.mask_code, codes)
+
+  def counted(self, inputs: Array) -> Array:
+    """See `GeneratorConfig`; the masked tokens."""
+    return inputs == self.mask_code
+
+  def example_inputs(self) -> tuple[Array, Array]:
+    """See `GeneratorConfig`."""
+    return jnp.zeros((1, self.tokens), jnp.int32), jnp.zeros((1,), jnp.int32)
+
+  def build(self, *, dtype: Any = jnp.float32) -> MaskGIT:
+    """Makes the module."""
+    return MaskGIT(self, dtype=dtype)
+
+
+class MaskGIT(linen.Module):
+  """Predicts all codes of a row from those that are not masked."""
+
+  config: MaskGITConfig
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    """Makes the parts."""
+    c = self.config
+    init = linen.initializers.truncated_normal(0.02)
+    norm = lambda: nn.LayerNorm(eps=c.norm_eps, dtype=self.dtype)
+    self.class_embed = condition.ClassEmbedding(
+      c.num_classes, c.width, c.class_dropout, dtype=self.dtype
+    )
+    self.token_embed = linen.Embed(
+      c.codebook_size + 1, c.width, dtype=self.dtype, embedding_init=init
+    )
+    self.positions = nn.LearnedPositions(
+      c.tokens + 1, c.width, 0.02, dtype=self.dtype
+    )
+    config = nn.StackConfig(depth=c.depth, block=c.block, remat=c.remat)
+    stack = nn.Stack if c.network == 'bert' else nn.UStack
+    self.stack = stack(config, dtype=self.dtype)
+    self.norm = norm()
+    self.logits = products.Dense(
+      c.codebook_size, dtype=jnp.float32, kernel_init=init
+    )
+
+  def __call__(
+    self, codes: Array, labels: Array, *, deterministic: bool = True
+  ) -> Array:
+    """Predicts all codes.
+
+    Args:
+      codes: int32 [B, n], V where masked; n at most N.
+      labels: int [B] in 0 ... K; K is no class.
+      deterministic: if False, labels and branches are dropped with the rng
+        'dropout'.
+
+    Returns:
+      float32 logits [B, n, V].
+
+    Raises:
+      ValueError: if there are more than N codes.
+    """
+    c = self.config
+    length = codes.shape[1]
+    if length > c.tokens:
+      raise ValueError(
+        f'{length} codes do not fit a generator of {c.tokens} tokens'
+      )
+    start = self.class_embed(labels, deterministic=deterministic)[:, None]
+    x = jnp.concatenate([start, self.token_embed(codes)], axis=1)
+    x = x + self.positions(slice(length + 1))[None]
+    if c.network == 'bert':
+      x = self.norm(x)
+    x, _ = self.stack(x, deterministic=deterministic)
+    if c.network == 'uvit':
+      x = self.norm(x)
+    return self.logits(x[:, 1:].astype(jnp.float32))
+
+  def sample_codes(
+    self,
+    labels: Array,
+    *,
+    rng: Array,
+    sampler: sampling.Sampler,
+    tokenizer: Any = None,
+    num_tokens: int | None = None,
+    forced: Array | None = None,
+  ) -> base.Drawn:
+    """Draws codes; see `base.sample`.
+
+    Args:
+      labels: int [B].
+      rng: a typed key.
+      sampler: how codes are drawn, in how many steps.
+      tokenizer: not read.
+      num_tokens: how many; N if None.
+      forced: int32 [B, N] codes to keep, -1 where one is to be drawn.
+
+    Returns:
+      Codes [B, num_tokens].
+    """
+    del tokenizer
+    c = self.config
+    batch, length = labels.shape[0], num_tokens or c.tokens
+    steps = min(sampler.steps or c.steps, length)
+    guidance = sampler.weights(steps)
+    if guidance is not None:
+      labels = condition.with_null(labels, c.num_classes)
+    known = jnp.zeros((batch, length), bool)
+    codes = jnp.full((batch, length), c.mask_code, jnp.int32)
+    if forced is not None:
+      known = forced[:, :length] >= 0
+      codes = jnp.where(known, forced[:, :length], codes)
+
+    def predict(codes, known, step):
+      left = 1 - step.ratio
+      seen = jnp.where(known, codes, c.mask_code)
+      if guidance is None:
+        logits = self(seen, labels)
+      else:
+        both = self(jnp.concatenate([seen, seen]), labels)
+        with_class, without = jnp.split(both, 2)
+        logits = sampling.guide(with_class, without, guidance[step.index])
+      logits = logits / sampler.softmax_temperature(left)
+      draw = jax.random.fold_in(rng, step.index)
+      noise = sampling.token_gumbel(
+        draw, batch, jnp.arange(length), c.codebook_size + 1
+      )
+      # The last of each slot's draws is for the choice among the slots.
+      drawn = sampler.draw(logits, sampler.noise_scale(left) * noise[..., :-1])
+      if c.confidence == 'log_probability':
+        logits = jax.nn.log_softmax(logits, axis=-1)
+      sure = jnp.take_along_axis(logits, drawn[..., None], axis=-1)[..., 0]
+      return drawn, sure + sampler.choice_temperature * left * noise[..., -1]
+
+    loop = loops.RefineLoop(
+      counts=orders.reveal_counts(length, steps, c.schedule)
+    )
+    codes, _ = loop(predict, codes, known=known)
+    return base.Drawn(codes=codes)
