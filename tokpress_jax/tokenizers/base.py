@@ -271,6 +271,11 @@ class Tokenizer(nn.Module):
     Returns:
       [B, H, W, C] float32, clipped to [-1, 1].
     """
+    if self.config.continuous:
+      raise ValueError(
+        'this tokenizer is continuous: it has no codes to decode; give its '
+        'embeddings to decode_embeddings, or what `encode` returned to decode'
+      )
     return self._decode(self.render, codes, length, condition)
 
   def decode_embeddings(
