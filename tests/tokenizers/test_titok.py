@@ -231,9 +231,9 @@ def test_a_text_is_needed_and_matters():
   one = decode(codes, TEXT)
   assert np.abs(one - decode(codes, TEXT[::-1])).max() > 0.01
   for given, said in ((None, 'None'), (TEXT[:, :4], r'\(2, 4, 24\)')):
-    with pytest.raises(ValueError, match=rf'=\(2, 5, 24\), got {said}'):
+    with pytest.raises(UserError, match=rf'=\(2, 5, 24\), got {said}'):
       model.decode_codes(codes, condition=given)
-  with pytest.raises(ValueError, match=r'reads condition=None, got \(2, 5'):
+  with pytest.raises(UserError, match=r'reads condition=None, got \(2, 5'):
     loaded('vq8k').decode_codes(codes, condition=TEXT)
 
 

@@ -47,7 +47,7 @@ class Quantized:
     stats: what was used, or None.
   """
 
-  codes: Array | None
+  codes: Any  # An array, or None.
   embeddings: Array
   losses: dict[str, Array]
   stats: CodebookStats | None = None

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from tokpress_jax import quantize, types
+from tokpress_jax import errors, quantize, types
 from tokpress_jax.tokenizers import lengths as lengths_lib
 
 Array = jax.Array
@@ -180,10 +180,10 @@ class Tokenizer(nn.Module):
     """
     raise NotImplementedError
 
-  def __call__(self, images: Array) -> Reconstruction:
+  def __call__(self, images: Array, **options: Any) -> Reconstruction:
     """`reconstruct` with all tokens."""
     whole = jnp.full((images.shape[0],), self.num_tokens, jnp.int32)
-    return self.reconstruct(images, whole)
+    return self.reconstruct(images, whole, **options)
 
   def encode(
     self,
@@ -314,7 +314,7 @@ class Tokenizer(nn.Module):
       Keyword arguments; zeros stand for the condition at initialisation.
 
     Raises:
-      ValueError: if it is missing, has another shape, or is not read.
+      UserError: if it is missing, has another shape, or is not read.
     """
     shape = self.config.condition_shape
     if condition is None and shape is not None and self.is_initializing():
@@ -322,7 +322,7 @@ class Tokenizer(nn.Module):
     given = None if condition is None else tuple(condition.shape)
     expected = None if shape is None else (batch, *shape)
     if given != expected:
-      raise ValueError(
+      raise errors.UserError(
         f'the decoder of this tokenizer reads condition={expected}, got '
         f'{given} (None is no condition at all, else a shape); decode(..., '
         'condition=x) gives it'
