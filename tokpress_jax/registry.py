@@ -67,6 +67,23 @@ _ENTRIES = {
       licence='MIT',
     ),
     _row(
+      'maskgit_vqgan',
+      'tokenizer',
+      'tokenizers.maskgit_vqgan:MaskGITVQGANConfig',
+      paper='MaskGIT, arXiv:2202.04200',
+      evidence='official',
+      licence='Apache-2.0',
+    ),
+    _row(
+      'titok',
+      'tokenizer',
+      'tokenizers.titok:TiTokConfig',
+      paper='TiTok, arXiv:2406.07550; TA-TiTok, arXiv:2501.07730; '
+      'One-D-Piece, arXiv:2501.10064',
+      evidence='official',
+      licence='Apache-2.0',
+    ),
+    _row(
       'scale_wise',
       'generator',
       'generators.scale_wise:ScaleWiseConfig',
@@ -109,6 +126,7 @@ _ENTRIES = {
     _row('vq', 'quantizer', 'quantize.vq:VQConfig'),
     _row('fsq', 'quantizer', 'quantize.fsq:FSQConfig'),
     _row('lfq', 'quantizer', 'quantize.lfq:LFQConfig'),
+    _row('gaussian', 'quantizer', 'quantize.gaussian:GaussianConfig'),
     _row('residual_vq', 'quantizer', 'quantize.residual:ResidualVQConfig'),
     _row(
       'multi_scale_vq', 'quantizer', 'quantize.multi_scale:MultiScaleVQConfig'

@@ -26,6 +26,7 @@ class Kind:
     tokenizer: the released tokenizer that most such files belong to.
     config_of: the function of `keys` that reads a config off the shapes.
     licence: of the released weights of this kind.
+    options: what `config_of` may be told that no tensor says.
   """
 
   name: str
@@ -34,6 +35,7 @@ class Kind:
   tokenizer: str = ''
   config_of: str = 'config_of'
   licence: str = ''
+  options: tuple[str, ...] = ()
 
   def attribute(self, name: str) -> Any:
     """Something of the module of keys."""
@@ -52,16 +54,18 @@ class Released:
     parameters: how many numbers the model has.
     repository: on the Hugging Face hub.
     file: in the repository.
+    instead: what the file may be called there too.
     tokenizer: name of the tokenizer that it belongs to.
   """
 
   name: str
   kind: str
   config: str
-  arguments: tuple[int, ...] = ()
+  arguments: tuple[int | str, ...] = ()
   parameters: int
   repository: str
   file: str
+  instead: tuple[str, ...] = ()
   tokenizer: str = ''
 
   def make_config(self) -> Any:
@@ -117,6 +121,7 @@ KINDS = {
       keys='tokenizers.var_keys',
       mark='quantize.embedding.weight',
       licence='MIT',
+      options=('scales',),
     ),
     Kind(
       name='var',
@@ -124,6 +129,7 @@ KINDS = {
       mark='pos_1LC',
       tokenizer='var-vqvae',
       licence='MIT',
+      options=('scales',),
     ),
     Kind(
       name='mvar',
@@ -132,6 +138,28 @@ KINDS = {
       tokenizer='var-vqvae',
       config_of='mvar_config_of',
       licence='MIT',
+      options=('scales',),
+    ),
+    Kind(
+      name='maskgit-vqgan',
+      keys='tokenizers.maskgit_vqgan_keys',
+      mark='encoder.mid.0.conv1.weight',
+      licence='Apache-2.0',
+    ),
+    Kind(
+      name='titok',
+      keys='tokenizers.titok_keys',
+      mark='latent_tokens',
+      licence='Apache-2.0; for research, its authors say',
+      options=('layout',),
+    ),
+    Kind(
+      name='one-d-piece',
+      keys='tokenizers.titok_keys',
+      mark='latent_tokens',
+      config_of='one_d_piece_config_of',
+      licence='Apache-2.0',
+      options=('layout',),
     ),
   )
 }
@@ -185,6 +213,47 @@ def _vqvae(name: str, pixels: int) -> Released:
   )
 
 
+def _titok(name: str, parameters: int, *arguments: int | str) -> Released:
+  """A file of TiTok, TA-TiTok or One-D-Piece; see `titok_keys`."""
+  places = {
+    'titok': f'yucornetto/tokenizer_{name.replace("-", "_")}_imagenet',
+    'tatitok': f'turkeyju/tokenizer_{name.replace("-", "_")}',
+    'one': f'turing-motors/One-D-Piece-{name[-4].upper()}-256',
+  }
+  return Released(
+    name=name,
+    kind='one-d-piece' if name.startswith('one-d') else 'titok',
+    config='released_config',
+    arguments=arguments,
+    parameters=parameters,
+    repository=places[name.split('-')[0]],
+    file='model.safetensors',
+    instead=('pytorch_model.bin',),
+  )
+
+
+_SMALL, _BASE, _LARGE = 'small', 'base', 'large'
+_TITOKS = (
+  _titok('titok-l32', 641_054_735, _LARGE, _LARGE, 32, 'legacy'),
+  _titok('titok-b64', 204_814_095, _BASE, _BASE, 64, 'legacy'),
+  _titok('titok-s128', 83_674_639, _SMALL, _SMALL, 128, 'legacy'),
+  _titok('titok-bl64-vq8k', 390_016_148, _BASE, _LARGE, 64, 'vq'),
+  _titok('titok-bl128-vq8k', 390_179_988, _BASE, _LARGE, 128, 'vq'),
+  _titok('titok-sl256-vq8k', 330_260_884, _SMALL, _LARGE, 256, 'vq'),
+  _titok('titok-ll32-vae-c16', 606_879_604, _LARGE, _LARGE, 32, 'vae'),
+  _titok('titok-bl64-vae-c16', 389_418_100, _BASE, _LARGE, 64, 'vae'),
+  _titok('titok-bl128-vae-c16', 389_581_940, _BASE, _LARGE, 128, 'vae'),
+  _titok('tatitok-bl32-vq', 390_800_532, _BASE, _LARGE, 32, 'vq', 77),
+  _titok('tatitok-bl64-vq', 390_882_452, _BASE, _LARGE, 64, 'vq', 77),
+  _titok('tatitok-bl128-vq', 391_046_292, _BASE, _LARGE, 128, 'vq', 77),
+  _titok('tatitok-bl32-vae', 390_202_484, _BASE, _LARGE, 32, 'vae', 77),
+  _titok('tatitok-bl64-vae', 390_284_404, _BASE, _LARGE, 64, 'vae', 77),
+  _titok('tatitok-sl128-vae', 330_275_188, _SMALL, _LARGE, 128, 'vae', 77),
+  _titok('one-d-piece-s256', 83_871_247, _SMALL, _SMALL, 256, 'one-d-piece'),
+  _titok('one-d-piece-b256', 205_256_463, _BASE, _BASE, 256, 'one-d-piece'),
+  _titok('one-d-piece-l256', 641_742_863, _LARGE, _LARGE, 256, 'one-d-piece'),
+)
+
 RELEASED = {
   row.name: row
   for row in (
@@ -199,6 +268,15 @@ RELEASED = {
     _mvar('mvar-finetune-d16', 16),
     _mvar('mvar-finetune-d20', 20),
     _mvar('mvar-finetune-d24', 24),
+    Released(
+      name='maskgit-vqgan',
+      kind='maskgit-vqgan',
+      config='released_config',
+      parameters=54_515_587,
+      repository='fun-research/TiTok',
+      file='maskgit-vqgan-imagenet-f16-256.bin',
+    ),
+    *_TITOKS,
   )
 }
 
@@ -217,7 +295,8 @@ def kind_of(name: str) -> tuple[Kind, Released | None]:
   """
   row = RELEASED.get(name)
   if name in KINDS:
-    return KINDS[name], row if name != 'var-vqvae' else None
+    # A kind that is called as its file reads the sizes off the tensors.
+    return KINDS[name], None
   if row is None:
     names = {**KINDS, **RELEASED, **NETWORKS}
     raise UserError(

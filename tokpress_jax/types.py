@@ -255,6 +255,15 @@ class Encoded:
   positions: Array | None
   image_size: Array
 
+  def first(self, length: Array | int) -> Encoded:
+    """The first tokens alone: `length` int32 [B], or one number for all."""
+    length = jnp.asarray(length, jnp.int32)
+    length = jnp.broadcast_to(length, self.length.shape)
+    slots = jnp.arange(self.valid.shape[1])[None]
+    return dataclasses.replace(
+      self, length=length, valid=slots < length[:, None]
+    )
+
   def __repr__(self) -> str:
     """Shapes, and the lengths where they are known."""
     shape = lambda x: list(x.shape) if hasattr(x, 'shape') else x

@@ -41,17 +41,20 @@ def redraw(shapes, *, seed=0, rules=()):
   return out
 
 
-def check_sensitive(weights, run, *, tolerance, fixed=()):
+def check_sensitive(
+  weights, run, *, tolerance, fixed=(), change=lambda x: x * 1.1
+):
   """Asserts that every group of weights matters to the output.
 
-  A group is all weights whose names differ in numbers only; each is made 10%
-  larger in turn.
+  A group is all weights whose names differ in numbers only; each is changed in
+  turn.
 
   Args:
     weights: name to array.
     run: weights -> array, the output that a test compares.
     tolerance: of that test, relative to the output's deviation.
     fixed: parts of names that are constants.
+    change: of a weight; by default it is made 10% larger.
   """
   before = run(weights)
   groups = {}
@@ -59,9 +62,9 @@ def check_sensitive(weights, run, *, tolerance, fixed=()):
     if not any(part in name for part in fixed):
       groups.setdefault(re.sub(r'\d+', '#', name), []).append(name)
   for group, names in groups.items():
-    moved = {n: x * 1.1 if n in names else x for n, x in weights.items()}
-    change = np.abs(run(moved) - before).max() / before.std()
-    assert change > 100 * tolerance, (group, change)
+    moved = {n: change(x) if n in names else x for n, x in weights.items()}
+    moves = np.abs(run(moved) - before).max() / before.std()
+    assert moves > 100 * tolerance, (group, moves)
 
 
 def pack(shapes):

@@ -6,6 +6,7 @@ import types
 import jax
 import numpy as np
 import pytest
+import titok_case
 import var_case
 from redraw import redraw, unpack
 
@@ -143,6 +144,25 @@ def test_published_sizes(row):
     'mvar-finetune-d16': 310.28,
     'mvar-finetune-d20': 600.92,
     'mvar-finetune-d24': 1033.40,
+    'maskgit-vqgan': 54.52,
+    'titok-l32': 641.05,
+    'titok-b64': 204.81,
+    'titok-s128': 83.67,
+    'titok-bl64-vq8k': 390.02,
+    'titok-bl128-vq8k': 390.18,
+    'titok-sl256-vq8k': 330.26,
+    'titok-ll32-vae-c16': 606.88,
+    'titok-bl64-vae-c16': 389.42,
+    'titok-bl128-vae-c16': 389.58,
+    'tatitok-bl32-vq': 390.80,
+    'tatitok-bl64-vq': 390.88,
+    'tatitok-bl128-vq': 391.05,
+    'tatitok-bl32-vae': 390.20,
+    'tatitok-bl64-vae': 390.28,
+    'tatitok-sl128-vae': 330.28,
+    'one-d-piece-s256': 83.87,
+    'one-d-piece-b256': 205.26,
+    'one-d-piece-l256': 641.74,
   }
   kind = released.KINDS[row.kind]
   shapes = kind.attribute('expected')(row.make_config())
@@ -181,6 +201,81 @@ def test_a_released_name_is_downloaded_and_converted_once(
   files = [('FoundationVision/var', name) for name in
            ('var_d16.pth', 'vae_ch160v4096z32.pth')]  # fmt: skip
   assert asked == files
+
+
+def titok_file(name, folder):
+  """A small TiTok with official names; see `titok_case`."""
+  file = 'one_d_piece' if name == 'one_d_piece' else 'titok'
+  with np.load(titok_case.GOLDEN / f'{file}.npz') as arrays:
+    shapes = unpack(arrays[f'{name}_shapes'])
+  path = folder / f'{name}.safetensors'
+  safetensors.save(path, redraw(shapes, rules=titok_case.RULES))
+  return path
+
+
+def test_a_titok_is_converted_and_loaded(tmp_path, capsys):
+  for name, kind in (('vae', 'titok'), ('one_d_piece', 'one-d-piece')):
+    out = tmp_path / f'our_{name}.safetensors'
+    source = titok_file(name, tmp_path)
+    assert run('convert', kind, source, '--out', out) == 0
+    model = load_lib.load(out)
+    assert 'Apache-2.0' in capsys.readouterr().out
+    config = model.module.config
+    assert config.layout == ('token' if name == 'vae' else 'legacy')
+    assert config.continuous == (name == 'vae')
+    assert config.prefixes == ('whole' if name == 'vae' else 'any')
+
+
+def test_a_layout_is_an_option_of_titok_alone(here, tmp_path, capsys):
+  source = titok_file('legacy', tmp_path)
+  found = convert.convert(source, 'titok', layout='token')
+  assert found.module.config.layout == 'token'
+  assert convert.convert(source, 'titok').module.config.layout == 'legacy'
+  out = '--out', tmp_path / 'x.safetensors'
+  for argv, message in (
+    (('titok', source, '--scales', 1, 2), "'titok', which take layout"),
+    (('titok-l32', source, '--layout', 'legacy'), 'whose layout is known'),
+    (('maskgit-vqgan', source, '--layout', 'token'), 'which take no option'),
+    (('titok-l32', source), 'of another shape'),
+    (('titok-bl64-vq8k', source), 'not used'),
+    (('maskgit-vqgan', source), "no tensor is called 'encoder.mid.0"),
+  ):
+    assert run('convert', *argv, *out) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_other_name_of_a_file_is_tried(tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv('TOKPRESS_MODELS', str(tmp_path / 'models'))
+  source, asked = titok_file('vq8k', tmp_path), []
+
+  def download(repository, file):
+    asked.append((repository, file))
+    if file != 'pytorch_model.bin' or repository.startswith('turkeyju'):
+      raise OSError(f'no {file}')
+    return str(source)
+
+  hub = types.SimpleNamespace(hf_hub_download=download)
+  monkeypatch.setitem(sys.modules, 'huggingface_hub', hub)
+  real = convert.convert
+  by_shape = lambda file, name: real(file, 'titok')
+  monkeypatch.setattr(convert, 'convert', by_shape)
+  assert load_lib.load('titok-bl64-vq8k').module.config.tokens == 6
+  where = 'yucornetto/tokenizer_titok_bl64_vq8k_imagenet'
+  assert asked == [(where, 'model.safetensors'), (where, 'pytorch_model.bin')]
+  with pytest.raises(UserError, match=r'not give it: no model\.safetensors'):
+    load_lib.load('tatitok-bl32-vq')
+
+
+def test_where_released_titoks_are():
+  places = {r.name: r.repository for r in released.list_released()}
+  for name, place in (
+    ('titok-l32', 'yucornetto/tokenizer_titok_l32_imagenet'),
+    ('titok-b64', 'yucornetto/tokenizer_titok_b64_imagenet'),
+    ('tatitok-sl128-vae', 'turkeyju/tokenizer_tatitok_sl128_vae'),
+    ('one-d-piece-b256', 'turing-motors/One-D-Piece-B-256'),
+    ('maskgit-vqgan', 'fun-research/TiTok'),
+  ):
+    assert places[name] == place
 
 
 @pytest.mark.parity

@@ -13,22 +13,30 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from tokpress_jax import nn, quantize, tokenizers, types
+from tokpress_jax import nn, quantize, released, tokenizers, types
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import export
 from tokpress_jax.io import load as load_lib
 
 B, SIDE, CHANNELS = 8, 6, 2
+IMAGE = {'image_size': SIDE, 'channels': CHANNELS, 'patch': 2}
 SMALL = {
-  'image_size': SIDE,
-  'channels': CHANNELS,
-  'patch': 2,
+  **IMAGE,
   'width': 8,
   'heads': 2,
   'encoder_depth': 1,
   'decoder_depth': 1,
 }
 VQ = quantize.VQConfig(codebook_size=13, dim=4)
+TOWER = tokenizers.TowerConfig(width=8, depth=1, heads=2)
+MASKGIT = tokenizers.MaskGITVQGANConfig(
+  **IMAGE,
+  width=4,
+  multipliers=(1, 2),
+  blocks=1,
+  groups=2,
+  quantizer=dataclasses.replace(VQ, distance='cosine'),
+)
 LARGE = {'width': 1024, 'heads': 16, 'encoder_depth': 24, 'decoder_depth': 24}
 BASE = {'width': 768, 'heads': 12, 'encoder_depth': 12, 'decoder_depth': 12}
 
@@ -36,7 +44,7 @@ BASE = {'width': 768, 'heads': 12, 'encoder_depth': 12, 'decoder_depth': 12}
 @dataclasses.dataclass(frozen=True)
 class Row:
   config: Any
-  # Configs of about the published sizes, by name.
+  # Configs of about the published sizes, by name; None for a released one.
   published: dict[str, Any]
 
 
@@ -88,9 +96,41 @@ ROWS = {
     ),
     {'var-vqvae': tokenizers.VARTokenizerConfig()},
   ),
+  'maskgit_vqgan': Row(MASKGIT, {'maskgit-vqgan': None}),
+  # As One-D-Piece: every prefix, mixed latents, painted by a VQGAN.
+  'titok_codes': Row(
+    tokenizers.TiTokConfig(
+      **IMAGE,
+      tokens=5,
+      encoder=TOWER,
+      decoder=TOWER,
+      quantizer=dataclasses.replace(VQ, distance='cosine'),
+      layout='legacy',
+      prefixes='any',
+      vqgan=MASKGIT,
+    ),
+    {'titok-l32': None, 'one-d-piece-s256': None},
+  ),
+  # As TA-TiTok: towers of two sizes, pixels, a text.
+  'titok_text': Row(
+    tokenizers.TiTokConfig(
+      **IMAGE,
+      tokens=5,
+      encoder=TOWER,
+      decoder=tokenizers.TowerConfig(width=12, depth=1, heads=3),
+      quantizer=VQ,
+      text_tokens=3,
+      text_features=7,
+    ),
+    {'titok-sl256-vq8k': None, 'tatitok-bl32-vq': None},
+  ),
 }
 every = pytest.mark.parametrize('name', ROWS)
-PUBLISHED = {k: c for row in ROWS.values() for k, c in row.published.items()}
+PUBLISHED = {
+  k: c or released.RELEASED[k].make_config()
+  for row in ROWS.values()
+  for k, c in row.published.items()
+}
 IMAGES = jax.random.uniform(
   jax.random.key(0), (B, SIDE, SIDE, CHANNELS), minval=-1
 )
@@ -118,15 +158,24 @@ def compiled(name, method, dtype=jnp.float32):
   traces = []
 
   @jax.jit
-  def run(variables, *args):
+  def run(variables, *args, **options):
     traces.append(args)
     if method == 'encode':
       images, length = args
       policy = tokenizers.Prefix(length)
       return module.apply(variables, images, policy=policy, method='encode')
-    return module.apply(variables, *args, method=method)
+    return module.apply(variables, *args, **options, method=method)
 
   return run, traces
+
+
+def extra(name, batch=B):
+  """What the decoder reads beside tokens: the same text for each image."""
+  shape = ROWS[name].config.condition_shape
+  if shape is None:
+    return {}
+  text = np.random.default_rng(4).normal(size=shape).astype(np.float32)
+  return {'condition': np.tile(text, (batch, 1, 1))}
 
 
 def reconstruct(name, images=IMAGES, length=None, model=None):
@@ -134,7 +183,7 @@ def reconstruct(name, images=IMAGES, length=None, model=None):
   if length is None:
     length = jnp.full(images.shape[:1], model.num_tokens)
   run, _ = compiled(name, 'reconstruct', model.module.dtype)
-  return run(model.variables, images, length)
+  return run(model.variables, images, length, **extra(name, len(images)))
 
 
 def encode(name, images=IMAGES, length=None, model=None):
@@ -154,7 +203,8 @@ def decode(name, codes, length, model=None):
     positions=None,
     image_size=jnp.full((codes.shape[0], 2), SIDE),
   )
-  return compiled(name, 'decode')[0](model.variables, encoded)
+  run = compiled(name, 'decode')[0]
+  return run(model.variables, encoded, **extra(name, len(codes)))
 
 
 def lengths(name, seed=0):
@@ -202,9 +252,9 @@ def test_jit_equals_eager(name):
   eager = model.encode(IMAGES, policy=tokenizers.Prefix(length))
   encoded = encode(name, length=length)
   jax.tree.map(np.testing.assert_array_equal, encoded, eager)
-  close(decode(name, encoded.codes, length), model.decode(eager))
+  close(decode(name, encoded.codes, length), model.decode(eager, **extra(name)))
   out = reconstruct(name, length=length)
-  want = model.reconstruct(IMAGES, length)
+  want = model.reconstruct(IMAGES, length, **extra(name))
   close(out.images, want.images)
   close(out.quantized.loss, want.quantized.loss)
 
@@ -228,10 +278,9 @@ def test_decoding_agrees_with_itself_and_with_the_training_pass(name):
   model, encoded = loaded(name), encode(name)
   want = decode(name, encoded.codes, encoded.length)
   assert np.abs(want).max() <= 1
-  np.testing.assert_array_equal(
-    model.decode_codes(encoded.codes), model.decode(encoded)
-  )
-  close(model.decode_codes(encoded.codes), want)
+  again = model.decode_codes(encoded.codes, **extra(name))
+  np.testing.assert_array_equal(again, model.decode(encoded, **extra(name)))
+  close(again, want)
   for length in (encoded.length, lengths(name)):
     trained = reconstruct(name, length=length).images
     painted = decode(name, encoded.codes, length)
@@ -247,7 +296,7 @@ def test_bfloat16_is_finite_and_near(name):
   assert out.quantized.codes.max() < low.codebook_size
   # Codes may differ; from the same ones, images are near.
   codes = encode(name).codes
-  again = jax.jit(low.decode_codes)(codes)
+  again = jax.jit(low.decode_codes)(codes, **extra(name))
   error = np.abs(again - decode(name, codes, encode(name).length))
   assert error.mean() < 0.05
 
@@ -258,7 +307,7 @@ def test_gradients_reach_every_parameter(name):
   rest = {k: v for k, v in model.variables.items() if k != 'params'}
 
   def loss(params):
-    out = model.module.apply({'params': params, **rest}, IMAGES)
+    out = model.module.apply({'params': params, **rest}, IMAGES, **extra(name))
     return jnp.mean((out.images - IMAGES) ** 2) + out.quantized.loss
 
   value, grads = jax.jit(jax.value_and_grad(loss))(model.variables['params'])
@@ -283,7 +332,9 @@ def test_images_that_are_padding_do_not_count(name):
   mask = jnp.arange(B) < 5
   junk = jnp.where(mask[:, None, None, None], IMAGES, 0.9)
   length = lengths(name)
-  run = jax.jit(lambda x: model.reconstruct(x, length, mask=mask).quantized)
+  run = jax.jit(
+    lambda x: model.reconstruct(x, length, mask=mask, **extra(name)).quantized
+  )
   got, want = run(junk), run(IMAGES)
   jax.tree.map(close, got.losses, want.losses)
   jax.tree.map(close, got.stats, want.stats)
@@ -398,8 +449,8 @@ def test_shapes_at_published_sizes(name):
   )
   variables = jax.eval_shape(module.init, jax.random.key(0), images)
   count = sum(x.size for x in jax.tree.leaves(variables['params']))
-  if isinstance(config, tokenizers.VARTokenizerConfig):
-    assert count == 108_948_355  # of the official class
+  if name in released.RELEASED:
+    assert count == released.RELEASED[name].parameters  # the official classes'
   else:
     # 12 D^2 per layer of attention and MLP is all but a few percent of it.
     layers = config.encoder_depth + config.decoder_depth
@@ -408,8 +459,15 @@ def test_shapes_at_published_sizes(name):
     lambda v, x: module.apply(v, x, method='encode'), variables, images
   )
   assert encoded.codes.shape == (2, config.num_tokens, 1)
+  text = {}
+  if config.condition_shape is not None:
+    shape = (2, *config.condition_shape)
+    text['condition'] = jax.ShapeDtypeStruct(shape, jnp.float32)
   again = jax.eval_shape(
-    lambda v, x: module.apply(v, x, method='decode'), variables, encoded
+    lambda v, x, **text: module.apply(v, x, **text, method='decode'),
+    variables,
+    encoded,
+    **text,
   )
   assert again.shape == images.shape and again.dtype == jnp.float32
 

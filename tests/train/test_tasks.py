@@ -196,6 +196,31 @@ def test_every_bottleneck_passes_through_the_task(model):
   assert_close(new['params'], variables['params'], atol=0)
 
 
+def test_continuous_tokens_pass_through_the_task():
+  tower = tokenizers.TowerConfig(width=8, depth=1, heads=2)
+  model = tokenizers.TiTokConfig(
+    image_size=8,
+    channels=1,
+    patch=4,
+    tokens=2,
+    encoder=tower,
+    decoder=tower,
+    quantizer=quantize.GaussianConfig(dim=2, kl_weight=0.1),
+  )
+  task, variables = tokenizer_task(model)
+  loss, metrics, updates = loss_of(task)(variables, BATCH)
+  assert np.isfinite(loss) and metrics['kl'] > 0 and not updates
+  assert jax.jit(task.commit)(variables, updates, KEY, STEP).keys() == (
+    variables.keys()
+  )
+  found = evaluation_of(task)(variables, BATCH)
+  assert 'psnr_2' in found and 'bits_per_pixel' not in found
+  texts = dataclasses.replace(task, model=dataclasses.replace(
+    model, text_tokens=3))  # fmt: skip
+  with pytest.raises(UserError, match='no data set here has texts'):
+    texts.bind(INFO)
+
+
 def test_tokenizer_evaluation_equals_recomputation():
   task, variables = tokenizer_task()
   found = evaluation_of(task)(variables, BATCH)

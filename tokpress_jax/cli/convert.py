@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import tyro
@@ -16,15 +17,19 @@ class Flags:
   """Convert released weights to a file that `load` reads.
 
   Attributes:
-    kind: What the file is: a layout (`var`, `mvar`, `var-vqvae`; sizes are
-      read off the tensors) or one published file (`var-d16`, ...), whose
-      sizes it must have; `tokpress list weights` shows all. Files of VAR and
-      MVAR look alike: the kind decides which it is. Or a network that
-      measures or trains models: `inception`, `lpips`.
+    kind: What the file is: a layout (`var`, `mvar`, `var-vqvae`, `titok`,
+      `one-d-piece`, `maskgit-vqgan`; sizes are read off the tensors) or one
+      published file (`var-d16`, `titok-l32`, ...), whose sizes it must have;
+      `tokpress list weights` shows all. Files of VAR and MVAR look alike, and
+      so do those of TiTok and One-D-Piece: the kind decides which it is. Or a
+      network that measures or trains models: `inception`, `lpips`.
     files: The checkpoint, .pth or .safetensors, with official names; of `lpips`
       there are two.
     out: The file to write.
     scales: Sides of the token maps, where they are not the released ones.
+    layout: Of the tokens of a TiTok, where it is not that of the released ones
+      with the same head: `legacy` or `token`. The tensors do not say it, and
+      with the wrong one the codes are noise.
     tokenizer: Of a generator: the name or the file of its tokenizer; by default
       the one it was released with.
   """
@@ -33,6 +38,7 @@ class Flags:
   files: tyro.conf.Positional[tuple[str, ...]]
   out: str
   scales: tuple[int, ...] = ()
+  layout: Literal['legacy', 'token'] | None = None
   tokenizer: str | None = None
 
 
@@ -60,7 +66,10 @@ def main(argv: Sequence[str]) -> None:
       f'{flags.kind} is in one file; got {", ".join(flags.files)}.'
     )
   loaded = convert.convert(
-    flags.files[0], flags.kind, scales=flags.scales or None
+    flags.files[0],
+    flags.kind,
+    scales=flags.scales or None,
+    layout=flags.layout,
   )
   tokenizer = flags.tokenizer
   if tokenizer is None:

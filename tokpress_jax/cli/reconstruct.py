@@ -52,8 +52,8 @@ def main(argv: Sequence[str]) -> None:
 
   @jax.jit
   def run(model, pixels):
-    codes = model.encode(images_lib.to_float(pixels)).codes
-    return [model.decode_codes(codes, length=n) for n in budgets]
+    encoded = model.encode(images_lib.to_float(pixels))
+    return [model.decode(encoded.first(n)) for n in budgets]
 
   outputs = common.in_batches(lambda x: run(model, x), [squares], 16)
   decoded = {
@@ -63,8 +63,10 @@ def main(argv: Sequence[str]) -> None:
   for n, pixels in decoded.items():
     unit = lambda x: jnp.asarray(x, jnp.float32) / 255
     psnr = float(np.mean(metrics.psnr(unit(pixels), unit(squares))))
-    rate = n * config.bits_per_token / config.image_size**2
-    print(f'{n:6d}   {rate:10.4f}   {psnr:9.2f}')
+    rate = 'continuous'
+    if not config.continuous:
+      rate = f'{n * config.bits_per_token / config.image_size**2:.4f}'
+    print(f'{n:6d}   {rate:>10}   {psnr:9.2f}')
   out = pathlib.Path(flags.out)
   out.parent.mkdir(parents=True, exist_ok=True)
   sheet = viz.reconstructions(squares, decoded, cell=flags.cell)

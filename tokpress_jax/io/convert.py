@@ -122,6 +122,7 @@ def convert(
   name: str,
   *,
   scales: tuple[int, ...] | None = None,
+  layout: str | None = None,
 ) -> types.Loaded:
   """Reads a released file as one of our models.
 
@@ -131,21 +132,26 @@ def convert(
       released file ('var-d16': it must have exactly its sizes).
     scales: Sides of the scales, of kinds that have them and where the released
       ones are not meant.
+    layout: Of the tokens of a TiTok, 'legacy' or 'token'. No tensor says it: a
+      released name does, and of another file it follows from its head unless
+      it is given.
 
   Returns:
     Module and variables (NumPy), without a tokenizer.
 
   Raises:
-    UserError: The file is no such model; one report of every missing, unused
-      and mis-shaped tensor.
+    UserError: The file is no such model, with one report of every missing,
+      unused and mis-shaped tensor; or an option is not one of its kind.
   """
   kind, row = released.kind_of(name)
+  given = {'scales': scales, 'layout': layout}
+  options = {key: value for key, value in given.items() if value is not None}
+  _check_options(kind, row, options)
   tensors = read_checkpoint(source, kind.mark)
   if row is not None:
     config = row.make_config()
   else:
     shapes = {key: tuple(x.shape) for key, x in tensors.items()}
-    options = {} if scales is None else {'scales': scales}
     config = kind.attribute(kind.config_of)(shapes, **options)
   variables = keymap.convert(
     tensors,
@@ -161,6 +167,24 @@ def convert(
     licence=kind.licence,
   )
   return types.Loaded(module=config.build(), variables=variables, spec=spec)
+
+
+def _check_options(
+  kind: released.Kind, row: released.Released | None, options: Mapping[str, Any]
+) -> None:
+  """Refuses options that say nothing, or what a released name says."""
+  for key, value in options.items():
+    if key not in kind.options:
+      allowed = ', '.join(kind.options) or 'no option'
+      raise UserError(
+        f'{key}={value!r} is not of files of the kind {kind.name!r}, which '
+        f'take {allowed}.'
+      )
+    if row is not None:
+      raise UserError(
+        f'{row.name} is one published file, whose {key} is known. Give the '
+        f'kind, {kind.name}, to say {key}={value!r}.'
+      )
 
 
 def convert_network(
@@ -231,15 +255,21 @@ def fetch(name: str) -> pathlib.Path:
       f'{name} is not in {path.parent}. To download it: pip install '
       f"'tokpress_jax[hub,convert]'. {by_hand}"
     ) from None
-  print(f'{name}: downloading {row.file} of huggingface.co/{row.repository}')
-  try:
-    source = huggingface_hub.hf_hub_download(row.repository, row.file)
-  except (OSError, ValueError) as error:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+  source, reasons = None, []
+  for file in (row.file, *row.instead):
+    print(f'{name}: downloading {file} of huggingface.co/{row.repository}')
+    try:
+      source = huggingface_hub.hf_hub_download(row.repository, file)
+      break
+    except (OSError, ValueError) as error:
+      said = str(error).strip() or type(error).__name__
+      reasons.append((said.splitlines()[0], error))
+  if source is None:
+    reason, error = reasons[0]
     raise UserError(
       f'{name} is not in {path.parent}, and the Hugging Face hub did not give '
       f'it: {reason} {by_hand}'
     ) from error
-  print(f'Converting {row.file} of {row.repository} to {path}')
+  print(f'Converting {file} of {row.repository} to {path}')
   export.save_file(convert(source, name), path, tokenizer=row.tokenizer)
   return path

@@ -127,6 +127,11 @@ def _programs(
   images = shape((batch, side, side, config.channels), jnp.float32)
   if loaded.spec.family != 'tokenizer':
     return {'apply': (lambda x: loaded(x).logits, {'images': images})}
+  if config.continuous or config.condition_shape:
+    raise UserError(
+      'only tokenizers whose decoder reads codes and nothing else are written '
+      'as StableHLO; this one is continuous or reads a text'
+    )
   encode = lambda x: loaded.encode(x).codes
   codes = jax.eval_shape(encode, images)
   return {

@@ -142,6 +142,7 @@ class Conv(nn.Module):
     stride: of the output.
     padding: see `conv2d`.
     doubled: both sides are doubled by repetition first.
+    use_bias: whether there is a bias.
     dtype: of the arithmetic.
   """
 
@@ -150,6 +151,7 @@ class Conv(nn.Module):
   stride: int = 1
   padding: tuple[tuple[int, int], tuple[int, int]] | None = None
   doubled: bool = False
+  use_bias: bool = True
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -157,7 +159,6 @@ class Conv(nn.Module):
     """Maps [B, H, W, C] to [B, H', W', C']; `before` as in `conv2d`."""
     shape = (self.kernel, self.kernel, x.shape[-1], self.features)
     kernel = self.param('kernel', kernel_init, shape).astype(self.dtype)
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
     x = x.astype(self.dtype)
     if self.doubled:
       y = doubled_conv2d(x, kernel)
@@ -165,6 +166,9 @@ class Conv(nn.Module):
       y = conv2d(
         x, kernel, stride=self.stride, padding=self.padding, before=before
       )
+    if not self.use_bias:
+      return y
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
     return y + bias.astype(self.dtype)[None, None, None]
 
 

@@ -11,6 +11,11 @@ from tokpress_jax.quantize.base import (
 )
 from tokpress_jax.quantize.fsq import LEVELS as FSQ_LEVELS
 from tokpress_jax.quantize.fsq import FiniteScalarQuantizer, FSQConfig, fsq
+from tokpress_jax.quantize.gaussian import (
+  GaussianBottleneck,
+  GaussianConfig,
+  gaussian,
+)
 from tokpress_jax.quantize.lfq import LFQConfig, LookupFreeQuantizer, lfq
 from tokpress_jax.quantize.multi_scale import MultiScaleVQ, MultiScaleVQConfig
 from tokpress_jax.quantize.residual import (
@@ -26,6 +31,8 @@ __all__ = [
   'CodebookStats',
   'FSQConfig',
   'FiniteScalarQuantizer',
+  'GaussianBottleneck',
+  'GaussianConfig',
   'LFQConfig',
   'LookupFreeQuantizer',
   'MultiScaleVQ',
@@ -38,6 +45,7 @@ __all__ = [
   'VectorQuantizer',
   'count_codes',
   'fsq',
+  'gaussian',
   'lfq',
   'perplexity',
   'residual_vq',

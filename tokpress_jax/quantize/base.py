@@ -38,7 +38,8 @@ class Quantized:
   """A quantised tensor.
 
   Attributes:
-    codes: int32 [..., Q]; 0 where the mask is False.
+    codes: int32 [..., Q]; 0 where the mask is False. None if the tokens are
+      continuous.
     embeddings: [..., D] in the input's dtype, straight-through: the forward
       value is the code's vector, the gradient is the identity. 0 where the
       mask is False.
@@ -46,7 +47,7 @@ class Quantized:
     stats: what was used, or None.
   """
 
-  codes: Array
+  codes: Any  # An array, or None.
   embeddings: Array
   losses: dict[str, Array]
   stats: CodebookStats | None = None
@@ -64,6 +65,11 @@ class QuantizerConfig:
   A subclass has `build()`, and the properties `dim` (D), `codebook_size` (V)
   and `num_codes` (Q).
   """
+
+  @property
+  def input_dim(self) -> int:
+    """Features of what is quantised."""
+    return self.dim  # type: ignore[attr-defined]
 
   def update(
     self,

@@ -14,16 +14,29 @@ from tokpress_jax.tokenizers.lengths import (
   round_down,
   sample_lengths,
 )
+from tokpress_jax.tokenizers.maskgit_vqgan import (
+  MaskGITVQGAN,
+  MaskGITVQGANConfig,
+)
 from tokpress_jax.tokenizers.multi_scale import (
   MultiScaleConfig,
   MultiScaleTokenizer,
 )
 from tokpress_jax.tokenizers.one_d import OneDConfig, OneDTokenizer
 from tokpress_jax.tokenizers.pyramid import PyramidConfig, PyramidTokenizer
+from tokpress_jax.tokenizers.titok import (
+  TOWERS,
+  TiTokConfig,
+  TiTokTokenizer,
+  TowerConfig,
+)
 from tokpress_jax.tokenizers.var import VARTokenizer, VARTokenizerConfig
 
 __all__ = [
+  'TOWERS',
   'Fixed',
+  'MaskGITVQGAN',
+  'MaskGITVQGANConfig',
   'MultiScaleConfig',
   'MultiScaleTokenizer',
   'OneDConfig',
@@ -33,8 +46,11 @@ __all__ = [
   'PyramidConfig',
   'PyramidTokenizer',
   'Reconstruction',
+  'TiTokConfig',
+  'TiTokTokenizer',
   'Tokenizer',
   'TokenizerConfig',
+  'TowerConfig',
   'VARTokenizer',
   'VARTokenizerConfig',
   'legal_length',

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import flax.linen as nn
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from tokpress_jax import quantize, types
+from tokpress_jax import errors, quantize, types
 from tokpress_jax.tokenizers import lengths as lengths_lib
 
 Array = jax.Array
@@ -69,6 +70,16 @@ class TokenizerConfig:
     return self.boundaries[-1]
 
   @property
+  def condition_shape(self) -> tuple[int, ...] | None:
+    """Shape of what the decoder reads beside an image's tokens, or None."""
+    return None
+
+  @property
+  def continuous(self) -> bool:
+    """Whether tokens are vectors (embeddings) and have no codes."""
+    return isinstance(self.quantizer, quantize.GaussianConfig)
+
+  @property
   def codebook_size(self) -> int:
     """Values of one code."""
     return self.quantizer.codebook_size
@@ -100,7 +111,9 @@ class Tokenizer(nn.Module):
   """Base of the tokenizers.
 
   A subclass sets up `self.quantizer` and writes `latents`, `quantize` and
-  `render`.
+  `render`. One of a continuous or conditioned config (see `TokenizerConfig`)
+  takes `rng` in `quantize`, writes `render_embeddings`, takes `condition` in
+  both.
   """
 
   # Where the layer that gives pixels lies among the parameters; a loss that is
@@ -145,6 +158,13 @@ class Tokenizer(nn.Module):
     """Decodes the first `length` [B] tokens of codes [B, N, Q] to images."""
     raise NotImplementedError
 
+  def render_embeddings(self, embeddings: Array, length: Array) -> Array:
+    """Decodes the first `length` [B] tokens of embeddings [B, N, D]."""
+    raise ValueError(
+      f'{type(self).__name__} decodes codes, not embeddings; give what '
+      '`encode` returned'
+    )
+
   def reconstruct(
     self, images: Array, length: Array, *, mask: Array | None = None
   ) -> Reconstruction:
@@ -160,68 +180,154 @@ class Tokenizer(nn.Module):
     """
     raise NotImplementedError
 
-  def __call__(self, images: Array) -> Reconstruction:
+  def __call__(self, images: Array, **options: Any) -> Reconstruction:
     """`reconstruct` with all tokens."""
     whole = jnp.full((images.shape[0],), self.num_tokens, jnp.int32)
-    return self.reconstruct(images, whole)
+    return self.reconstruct(images, whole, **options)
 
   def encode(
     self,
     images: Array,
     *,
     policy: lengths_lib.Policy | None = None,
+    rng: Array | None = None,
   ) -> types.Encoded:
     """Encodes images.
 
     Args:
       images: [B, H, W, C] float32 in [-1, 1].
       policy: how many tokens each image gets; all if None.
+      rng: a typed key to draw continuous tokens with; None takes their means.
 
     Returns:
-      The tokens, padded to the capacity N.
+      The tokens, padded to the capacity N: codes, or the embeddings of
+      continuous tokens.
 
     Raises:
       UserError: if a static budget does not fit.
-      ValueError: if the images have another size.
+      ValueError: if the images have another size, or there is nothing to draw.
     """
     self.check_images(images)
     batch = images.shape[0]
     policy = policy or lengths_lib.Fixed()
     length = policy.lengths(batch, self.boundaries)
     whole = jnp.full((batch,), self.num_tokens, jnp.int32)
-    codes = self.quantize(self.latents(images), whole).codes
+    continuous = self.config.continuous
+    if rng is not None and not continuous:
+      raise ValueError(
+        'the codes of this tokenizer are not drawn at random; leave out rng'
+      )
+    options = {'rng': rng} if continuous else {}
+    out = self.quantize(self.latents(images), whole, **options)
     size = jnp.array(images.shape[1:3], jnp.int32)
     return types.Encoded(
-      codes=codes,
-      embeddings=None,
+      codes=out.codes,
+      embeddings=out.embeddings if continuous else None,
       valid=lengths_lib.prefix_mask(length, self.num_tokens),
       length=length,
       positions=None,
       image_size=jnp.broadcast_to(size[None], (batch, 2)),
     )
 
-  def decode(self, encoded: types.Encoded) -> Array:
-    """Decodes tokens to images [B, H, W, C] float32 in [-1, 1]."""
-    if encoded.codes is None:
-      raise ValueError('no codes to decode; give what `encode` returned')
-    return self.decode_codes(encoded.codes, length=encoded.length)
+  def decode(
+    self, encoded: types.Encoded, *, condition: Array | None = None
+  ) -> Array:
+    """Decodes tokens to images.
+
+    Args:
+      encoded: what `encode` returned; codes go before embeddings.
+      condition: [B, *condition_shape] for a decoder that reads more than
+        tokens, such as the features of a text.
+
+    Returns:
+      [B, H, W, C] float32 in [-1, 1].
+    """
+    if encoded.codes is not None:
+      return self.decode_codes(
+        encoded.codes, length=encoded.length, condition=condition
+      )
+    if encoded.embeddings is None:
+      raise ValueError(
+        'neither codes nor embeddings to decode; give what `encode` returned'
+      )
+    return self.decode_embeddings(
+      encoded.embeddings, length=encoded.length, condition=condition
+    )
 
   def decode_codes(
-    self, codes: Array, *, length: Array | int | None = None
+    self,
+    codes: Array,
+    *,
+    length: Array | int | None = None,
+    condition: Array | None = None,
   ) -> Array:
     """Decodes codes.
 
     Args:
       codes: int32 [B, N, Q].
       length: how many of them count, int32 [B] or one number; all if None.
+      condition: see `decode`.
 
     Returns:
       [B, H, W, C] float32, clipped to [-1, 1].
     """
+    if self.config.continuous:
+      raise ValueError(
+        'this tokenizer is continuous: it has no codes to decode; give its '
+        'embeddings to decode_embeddings, or what `encode` returned to decode'
+      )
+    return self._decode(self.render, codes, length, condition)
+
+  def decode_embeddings(
+    self,
+    embeddings: Array,
+    *,
+    length: Array | int | None = None,
+    condition: Array | None = None,
+  ) -> Array:
+    """Decodes embeddings [B, N, D]; else as `decode_codes`."""
+    return self._decode(self.render_embeddings, embeddings, length, condition)
+
+  def _decode(
+    self,
+    render: Callable[..., Array],
+    tokens: Array,
+    length: Array | int | None,
+    condition: Array | None,
+  ) -> Array:
+    options = self.check_condition(condition, tokens.shape[0])
     length = self.num_tokens if length is None else length
-    length = jnp.broadcast_to(jnp.asarray(length, jnp.int32), codes.shape[:1])
-    images = self.render(codes, length).astype(jnp.float32)
+    length = jnp.broadcast_to(jnp.asarray(length, jnp.int32), tokens.shape[:1])
+    images = render(tokens, length, **options).astype(jnp.float32)
     return jnp.clip(images, -1.0, 1.0)
+
+  def check_condition(
+    self, condition: Array | None, batch: int
+  ) -> dict[str, Array]:
+    """What `render` takes beside tokens: the condition, where there is one.
+
+    Args:
+      condition: [B, *condition_shape] or None.
+      batch: B.
+
+    Returns:
+      Keyword arguments; zeros stand for the condition at initialisation.
+
+    Raises:
+      UserError: if it is missing, has another shape, or is not read.
+    """
+    shape = self.config.condition_shape
+    if condition is None and shape is not None and self.is_initializing():
+      condition = jnp.zeros((batch, *shape))
+    given = None if condition is None else tuple(condition.shape)
+    expected = None if shape is None else (batch, *shape)
+    if given != expected:
+      raise errors.UserError(
+        f'the decoder of this tokenizer reads condition={expected}, got '
+        f'{given} (None is no condition at all, else a shape); decode(..., '
+        'condition=x) gives it'
+      )
+    return {} if condition is None else {'condition': condition}
 
   def check_images(self, images: Array) -> None:
     """Raises ValueError unless images are [B, H, W, C] of this model's size.

@@ -84,6 +84,11 @@ class TokenizerTask(Task):
   def bind(self, info: Any) -> TokenizerTask:
     """Checks that the model takes the data's images, and the losses too."""
     check_images(self.model, info)
+    if self.model.condition_shape is not None:
+      raise errors.UserError(
+        f'the decoder of {type(self.model).__name__} reads a text, and no data '
+        'set here has texts. Set --task.model.text-tokens 0.'
+      )
     size = self.model.image_size
     if self.skip and not isinstance(self.model, PyramidConfig):
       raise errors.UserError(
@@ -149,6 +154,8 @@ class TokenizerTask(Task):
       full=self.full,
     )
     options: dict[str, Any] = {}
+    if self.model.continuous:
+      options['rng'] = jax.random.fold_in(rng, 2)
     if self.skip:
       shape = (batch, len(cast(PyramidConfig, self.model).scales))
       options['skipped'] = jax.random.bernoulli(
@@ -295,6 +302,8 @@ class TokenizerTask(Task):
     del step
     if adversary_lib.LECAM in updates:
       return self.adversary.commit(variables, updates[adversary_lib.LECAM])
+    if 'stats' not in updates:
+      return variables
     return self.model.quantizer.update(
       variables, updates['stats'], rng=rng, path=_QUANTIZER
     )
@@ -304,7 +313,8 @@ class TokenizerTask(Task):
   ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """PSNR (dB, peak 1) at 1, 2, 4, ... and all tokens; bits per pixel.
 
-    And LPIPS of all tokens, if it is trained with.
+    And LPIPS of all tokens, if it is trained with. Continuous tokens have no
+    size in bits.
     """
     del rng
     c = self.model
@@ -312,20 +322,20 @@ class TokenizerTask(Task):
     own = adversary_lib.without(variables)
     images = images_lib.to_float(batch['image'])
     weight = batch['valid'].astype(jnp.float32)
-    encoded = module.apply(own, images, method='encode')
-    codes = cast(types.Encoded, encoded).codes
+    encoded = cast(types.Encoded, module.apply(own, images, method='encode'))
     unit = lambda x: (x + 1) / 2
     found = {}
     for n in shown_lengths(c.boundaries):
-      again: Any = module.apply(own, codes, length=n, method='decode_codes')
+      again: Any = module.apply(own, encoded.first(n), method='decode')
       psnr = metrics.psnr(unit(again), unit(images))
       found[f'psnr_{n}'] = (jnp.sum(psnr * weight), jnp.sum(weight))
     found['psnr'] = found[f'psnr_{c.num_tokens}']
     if self.perceptual_weight:  # Of all tokens: the last that was decoded.
       distance = self._distance(variables, again, images)
       found['perceptual'] = (jnp.sum(distance * weight), jnp.sum(weight))
-    bits = c.num_tokens * c.bits_per_token / c.image_size**2
-    found['bits_per_pixel'] = (bits * jnp.sum(weight), jnp.sum(weight))
+    if not c.continuous:
+      bits = c.num_tokens * c.bits_per_token / c.image_size**2
+      found['bits_per_pixel'] = (bits * jnp.sum(weight), jnp.sum(weight))
     return found
 
   def export(self, variables: Variables) -> types.Loaded:

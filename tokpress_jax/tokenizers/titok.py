@@ -1,0 +1,363 @@
+"""TiTok and its relatives: a row of latent tokens, as released.
+
+Yu et al., "An Image is Worth 32 Tokens for Reconstruction and Generation"
+(TiTok, 2024, arXiv 2406.07550), section 3: learned latents read the patches in
+an encoder, go through a bottleneck, and mask tokens, one per patch, read them
+in a decoder. TA-TiTok (Kim et al., 2025, arXiv 2501.07730) gives the decoder a
+text's features too. One-D-Piece (Miwa et al., 2025, arXiv 2501.10064) trains
+with random prefixes, so that every prefix decodes: tokens beyond an image's
+length are hidden from the decoder by the attention mask, which equals cutting
+them off.
+
+Dimension letters: B batch, N latent tokens, h patches a side, D model features,
+C code features, Q codes per token, M text tokens, V codes of the VQGAN.
+
+Traps of the released networks: in the first ones (`layout='legacy'`) a token is
+no latent's. Their [N, D] features are read as a [D, N] matrix without
+transposing, so that token n is column n of it and mixes all latents; weights
+say nothing of it. Pixels are in [0, 1] there, in [-1, 1] here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+
+from tokpress_jax import nn, quantize
+from tokpress_jax.tokenizers import base, maskgit_vqgan
+from tokpress_jax.tokenizers import lengths as lengths_lib
+
+Array = jax.Array
+
+Layout = Literal['token', 'legacy']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TowerConfig:
+  """Size of an encoder or a decoder: width D, depth in layers, heads."""
+
+  width: int
+  depth: int
+  heads: int
+
+  @property
+  def stack(self) -> nn.StackConfig:
+    """Its transformer."""
+    block = nn.BlockConfig(width=self.width, heads=self.heads, norm_eps=1e-5)
+    return nn.StackConfig(depth=self.depth, block=block)
+
+
+TOWERS = {
+  'small': TowerConfig(width=512, depth=8, heads=8),
+  'base': TowerConfig(width=768, depth=12, heads=12),
+  'large': TowerConfig(width=1024, depth=24, heads=16),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TiTokConfig(base.TokenizerConfig):
+  """A tokenizer of the TiTok family; the defaults are TiTok-BL-64's.
+
+  Attributes:
+    tokens: N.
+    encoder: its size.
+    decoder: its size.
+    quantizer: the bottleneck; a Gaussian gives continuous tokens.
+    layout: 'token', or 'legacy' for the first released weights (TiTok-L-32,
+      -B-64, -S-128, One-D-Piece), whose tokens mix all latents.
+    prefixes: 'whole' where all tokens are needed, 'any' where every prefix
+      decodes (One-D-Piece).
+    vqgan: the decoder predicts this network's codes, and its mixture of their
+      vectors is painted by it; None: the decoder gives pixels.
+    text_tokens: M, texts' features that the decoder reads; 0 for none.
+    text_features: of one of them (CLIP's).
+  """
+
+  tokens: int = 64
+  encoder: TowerConfig = TOWERS['base']
+  decoder: TowerConfig = TOWERS['large']
+  quantizer: quantize.VQConfig | quantize.GaussianConfig = quantize.VQConfig(
+    codebook_size=8192, dim=64
+  )
+  layout: Layout = 'token'
+  prefixes: Literal['whole', 'any'] = 'whole'
+  vqgan: maskgit_vqgan.MaskGITVQGANConfig | None = None
+  text_tokens: int = 0
+  text_features: int = 768
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.tokens < 1:
+      raise ValueError(f'tokens must be at least 1, got {self.tokens}')
+    if self.layout not in ('token', 'legacy'):
+      raise ValueError(
+        f"layout={self.layout!r} is not one of 'token' and 'legacy'"
+      )
+    same = ('image_size', 'channels', 'patch')
+    ours = {name: getattr(self, name) for name in same}
+    if self.vqgan is not None:
+      theirs = {name: getattr(self.vqgan, name) for name in same}
+      if theirs != ours:
+        raise ValueError(
+          f'the VQGAN paints the images of the tokenizer, but has {theirs} '
+          f'where the tokenizer has {ours}; set both alike'
+        )
+
+  @property
+  def boundaries(self) -> tuple[int, ...]:
+    """All tokens only, or every length."""
+    first = 1 if self.prefixes == 'any' else self.tokens
+    return tuple(range(first, self.tokens + 1))
+
+  @property
+  def condition_shape(self) -> tuple[int, ...] | None:
+    """[M, features] of a text, if the decoder reads one."""
+    if not self.text_tokens:
+      return None
+    return (self.text_tokens, self.text_features)
+
+  def build(self, *, dtype: Any = jnp.float32) -> TiTokTokenizer:
+    """Makes the module."""
+    return TiTokTokenizer(self, dtype=dtype)
+
+
+def gather_tokens(latents: Array, layout: Layout) -> Array:
+  """What each token is made of.
+
+  Args:
+    latents: [B, N, D], the encoder's output at the latents.
+    layout: 'token' gives them as they are; 'legacy' reads the same numbers as
+      [B, D, N]: feature c of token n is number c N + n of the N D.
+
+  Returns:
+    [B, N, D].
+  """
+  if layout == 'token':
+    return latents
+  batch, tokens, features = latents.shape
+  return jnp.swapaxes(latents.reshape(batch, features, tokens), 1, 2)
+
+
+class TiTokTokenizer(base.Tokenizer):
+  """Transformers around a row of tokens, and a head that paints."""
+
+  config: TiTokConfig
+
+  def setup(self):
+    """Makes the parts."""
+    c = self.config
+    self.encoder = Encoder(c, dtype=self.dtype)
+    self.quantizer = c.quantizer.build()
+    self.decoder = Decoder(c, dtype=self.dtype)
+    self.painter = (PixelPainter if c.vqgan is None else CodePainter)(
+      c, dtype=self.dtype
+    )
+
+  @property
+  def last_layer(self) -> tuple[str, ...]:  # type: ignore[override]
+    """Where the layer that gives pixels lies."""
+    inside = () if self.config.vqgan is None else ('decoder',)
+    return ('painter', *inside, 'conv_out')
+
+  def latents(self, images: Array) -> Array:
+    """Encodes images [B, H, W, .] into what is quantised, [B, N, .]."""
+    return self.encoder(images)
+
+  def quantize(
+    self,
+    latents: Array,
+    length: Array,
+    mask: Array | None = None,
+    *,
+    rng: Array | None = None,
+  ) -> quantize.Quantized:
+    """Quantises latents [B, N, .].
+
+    Args:
+      latents: of `latents`.
+      length: tokens beyond it count too (as in One-D-Piece's training): only
+        the decoder does not see them.
+      mask: bool [B], False for images that are padding.
+      rng: draws continuous tokens; None takes their means.
+    """
+    del length
+    if mask is not None:
+      mask = jnp.broadcast_to(mask[:, None], latents.shape[:2])
+    options = {'rng': rng} if self.config.continuous else {}
+    return self.quantizer(latents.astype(jnp.float32), mask=mask, **options)
+
+  def render(
+    self, codes: Array, length: Array, condition: Array | None = None
+  ) -> Array:
+    """Decodes the first `length` [B] of codes [B, N, 1]."""
+    vectors = self.quantizer.lookup(codes)
+    return self.render_embeddings(vectors, length, condition)
+
+  def render_embeddings(
+    self, embeddings: Array, length: Array, condition: Array | None = None
+  ) -> Array:
+    """Decodes the first `length` [B] of embeddings [B, N, C]."""
+    patches = self.decoder(embeddings, length, condition)
+    return 2 * self.painter(patches).astype(jnp.float32) - 1
+
+  def reconstruct(
+    self,
+    images: Array,
+    length: Array,
+    *,
+    mask: Array | None = None,
+    condition: Array | None = None,
+    rng: Array | None = None,
+  ) -> base.Reconstruction:
+    """See `Tokenizer.reconstruct`; `condition` and `rng` as in `encode`."""
+    self.check_images(images)
+    options = self.check_condition(condition, images.shape[0])
+    quantized = self.quantize(self.latents(images), length, mask, rng=rng)
+    painted = self.render_embeddings(quantized.embeddings, length, **options)
+    return base.Reconstruction(images=painted, quantized=quantized)
+
+
+class Encoder(linen.Module):
+  """Images to what the bottleneck quantises."""
+
+  config: TiTokConfig
+  dtype: Any = jnp.float32
+
+  @linen.compact
+  def __call__(self, images: Array) -> Array:
+    """Maps images [B, H, W, .] in [-1, 1] to [B, N, .]."""
+    c = self.config
+    parts = _Parts(c.encoder, self.dtype)
+    images = ((images + 1) / 2).astype(self.dtype)
+    x = nn.patchify(images, c.patch).reshape(images.shape[0], c.grid**2, -1)
+    x = parts.dense(c.encoder.width, 'patch_embed')(x)
+    x = jnp.concatenate([_repeat(parts.table(1, 'class_token')(), x), x], 1)
+    x = x + parts.table(c.grid**2 + 1, 'positions')()[None]
+    latents = parts.table(c.tokens, 'latent_tokens')()
+    latents = latents + parts.table(c.tokens, 'latent_positions')()
+    x = jnp.concatenate([x, _repeat(latents, x)], axis=1)
+    x = parts.norm('norm_in')(x)
+    x, _ = parts.stack('stack')(x)
+    x = parts.norm('norm_out')(x[:, -c.tokens :])
+    x = gather_tokens(x, c.layout)
+    return parts.dense(c.quantizer.input_dim, 'to_code')(x)
+
+
+class Decoder(linen.Module):
+  """Tokens to features of patches."""
+
+  config: TiTokConfig
+  dtype: Any = jnp.float32
+
+  @linen.compact
+  def __call__(
+    self, embeddings: Array, length: Array, condition: Array | None
+  ) -> Array:
+    """Maps embeddings [B, N, C], the first `length` [B], to [B, h, h, D]."""
+    c = self.config
+    parts = _Parts(c.decoder, self.dtype)
+    tokens = embeddings.astype(self.dtype)
+    tokens = parts.dense(c.decoder.width, 'from_code')(tokens)
+    tokens = tokens + parts.table(c.tokens, 'latent_positions')()[None]
+    canvas = jnp.broadcast_to(
+      parts.table(1, 'mask_token')(), (c.grid**2, c.decoder.width)
+    )
+    canvas = jnp.concatenate([parts.table(1, 'class_token')(), canvas])
+    canvas = canvas + parts.table(c.grid**2 + 1, 'positions')()
+    row = [_repeat(canvas, tokens), tokens]
+    seen = lengths_lib.prefix_mask(length, c.tokens)
+    if condition is not None:
+      text = parts.dense(c.decoder.width, 'text')(condition.astype(self.dtype))
+      positions = parts.table(c.text_tokens, 'text_positions')()
+      row.append(text + positions[None])
+    around = ((0, 0), (c.grid**2 + 1, c.text_tokens))
+    seen = jnp.pad(seen, around, constant_values=True)
+    x = parts.norm('norm_in')(jnp.concatenate(row, axis=1))
+    x, _ = parts.stack('stack')(x, mask=seen[:, None, None])
+    x = parts.norm('norm_out')(x[:, 1 : c.grid**2 + 1])
+    return x.reshape(x.shape[0], c.grid, c.grid, -1)
+
+
+class PixelPainter(linen.Module):
+  """Each patch gives its pixels; one 3x3 convolution smooths their seams."""
+
+  config: TiTokConfig
+  dtype: Any = jnp.float32
+
+  @linen.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps patches [B, h, h, D] to images [B, H, W, .] in [0, 1]."""
+    c = self.config
+    features = c.patch**2 * c.channels
+    x = linen.Dense(features, dtype=self.dtype, name='project')(x)
+    x = nn.unpatchify(x, c.patch)
+    return nn.Conv(c.channels, dtype=self.dtype, name='conv_out')(x)
+
+
+class CodePainter(linen.Module):
+  """Each patch gives logits of VQGAN codes; their mixture is painted."""
+
+  config: TiTokConfig
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    """Makes the parts."""
+    c = self.config
+    vqgan = c.vqgan
+    assert vqgan is not None  # Else there is nothing to paint with.
+    size = (vqgan.codebook_size, vqgan.quantizer.dim)
+    self.project = linen.Dense(2 * c.decoder.width, dtype=self.dtype)
+    self.to_logits = linen.Dense(vqgan.codebook_size, dtype=self.dtype)
+    self.codebook = self.param(
+      'codebook', linen.initializers.normal(vqgan.quantizer.dim**-0.5), size
+    )
+    self.decoder = maskgit_vqgan.Decoder(
+      vqgan.convolutions, vqgan.channels, dtype=self.dtype
+    )
+
+  def logits(self, x: Array) -> Array:
+    """Maps patches [B, h, h, D] to logits [B, h, h, V], float32."""
+    x = jnp.tanh(self.project(x))
+    return self.to_logits(x).astype(jnp.float32)
+
+  def __call__(self, x: Array) -> Array:
+    """Maps patches [B, h, h, D] to images [B, H, W, .] in [0, 1]."""
+    mixed = jnp.einsum(
+      'bhwv,vc->bhwc',
+      jax.nn.softmax(self.logits(x)),
+      self.codebook,
+      precision=jax.lax.Precision.HIGHEST,
+    )
+    return self.decoder(mixed.astype(self.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+  """Makes the layers of a tower, by name."""
+
+  size: TowerConfig
+  dtype: Any
+
+  def table(self, length: int, name: str) -> nn.LearnedPositions:
+    width = self.size.width
+    return nn.LearnedPositions(
+      length, width, std=width**-0.5, dtype=self.dtype, name=name
+    )
+
+  def dense(self, features: int, name: str) -> linen.Dense:
+    return linen.Dense(features, dtype=self.dtype, name=name)
+
+  def norm(self, name: str) -> nn.LayerNorm:
+    return nn.LayerNorm(eps=1e-5, dtype=self.dtype, name=name)
+
+  def stack(self, name: str) -> nn.Stack:
+    return nn.Stack(self.size.stack, dtype=self.dtype, name=name)
+
+
+def _repeat(table: Array, like: Array) -> Array:
+  """A table [T, D] for each of B images."""
+  return jnp.broadcast_to(table[None], (like.shape[0], *table.shape))

@@ -1,0 +1,243 @@
+"""Released weights of the TiTok family: their names, and the configs they fit.
+
+TiTok and TA-TiTok of bytedance/1d-tokenizer, One-D-Piece of
+turingmotors/One-D-Piece. Two things no tensor says. The layout of the tokens
+('legacy' or 'token', see `TiTokConfig`): the official classes have one flag for
+it and for the head, so a head over the VQGAN's codes is taken for 'legacy' and
+a head of pixels for 'token', unless `layout` says otherwise. And whether every
+prefix decodes: it does in One-D-Piece, whose files are TiTok's in all else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokpress_jax import quantize
+from tokpress_jax.errors import UserError
+from tokpress_jax.io import keymap
+from tokpress_jax.io.keymap import CONV, LINEAR, Rule, Transform
+from tokpress_jax.tokenizers import maskgit_vqgan_keys
+from tokpress_jax.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
+from tokpress_jax.tokenizers.maskgit_vqgan_keys import layer
+from tokpress_jax.tokenizers.titok import (
+  TOWERS,
+  Layout,
+  TiTokConfig,
+  TowerConfig,
+)
+
+# A 1x1 convolution of torch as a dense kernel.
+_POINT = Transform(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
+
+
+def _join_patch(x: np.ndarray) -> np.ndarray:
+  """[D, 3, p, p] to [p p 3, D]: the convolution that cuts patches."""
+  return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
+
+
+def _split_patch(x: np.ndarray) -> np.ndarray:
+  side = math.isqrt(x.shape[0] // 3)
+  return x.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
+
+
+_PATCH = Transform(_join_patch, _split_patch)
+# A row [1, 1, D] of a table.
+_ROW = Transform(lambda x: x[0], lambda x: x[None])
+
+
+def _table(source: str, target: str, *transform: Transform) -> Rule:
+  return Rule(source, f'params/{target}/table', *transform)
+
+
+_BOTH = r'(encoder|decoder)'
+_STACK = r'params/\1/stack/layers'
+
+
+def _block(
+  source: str, target: str, kind: str, transform: Transform, point: str = r'\.'
+) -> tuple[Rule, Rule]:
+  """Weight and bias of one layer of every block."""
+  name = rf'{_BOTH}\.transformer\.(\d+)\.{source}{point}'
+  return (
+    Rule(rf'{name}weight', rf'{_STACK}/{target}/{kind}[\2]', transform),
+    Rule(rf'{name}bias', rf'{_STACK}/{target}/bias[\2]'),
+  )
+
+
+RULES = (
+  _table('latent_tokens', 'encoder/latent_tokens'),
+  _table(rf'{_BOTH}\.class_embedding', r'\1/class_token'),
+  _table(rf'{_BOTH}\.positional_embedding', r'\1/positions'),
+  _table(
+    rf'{_BOTH}\.latent_token_positional_embedding', r'\1/latent_positions'
+  ),
+  _table(r'decoder\.mask_token', 'decoder/mask_token', _ROW),
+  *layer(r'encoder\.patch_embed', 'encoder/patch_embed', transform=_PATCH),
+  *layer(rf'{_BOTH}\.ln_pre', r'\1/norm_in', 'scale'),
+  *layer(rf'{_BOTH}\.ln_post', r'\1/norm_out', 'scale'),
+  *_block('ln_1', 'norm1', 'scale', keymap.SAME),
+  *_block('ln_2', 'norm2', 'scale', keymap.SAME),
+  *_block('attn.in_proj', 'attn/qkv', 'kernel', LINEAR, '_'),
+  *_block('attn.out_proj', 'attn/proj', 'kernel', LINEAR),
+  *_block('mlp.c_fc', 'mlp/fc1', 'kernel', LINEAR),
+  *_block('mlp.c_proj', 'mlp/fc2', 'kernel', LINEAR),
+  *layer(r'encoder\.conv_out', 'encoder/to_code', transform=_POINT),
+  *layer(r'decoder\.decoder_embed', 'decoder/from_code', transform=LINEAR),
+  *layer(r'decoder\.text_guidance_proj', 'decoder/text', transform=LINEAR),
+  _table(
+    r'decoder\.text_guidance_positional_embedding', 'decoder/text_positions'
+  ),
+  Rule(r'quantize\.embedding\.weight', 'params/quantizer/codebook'),
+  Rule(r'quantize\.embed_prob', None),  # a usage statistic
+  Rule(r'pixel_quantize\.embedding\.weight', 'params/painter/codebook'),
+  *maskgit_vqgan_keys.network_rules('pixel_decoder', 'painter/decoder'),
+  *layer(r'decoder\.conv_out', 'painter/conv_out', transform=CONV),
+  *layer(r'decoder\.ffn\.0', 'painter/project', transform=_POINT),
+  *layer(r'decoder\.ffn\.2', 'painter/to_logits', transform=_POINT),
+)
+
+
+def config_of(
+  shapes: Mapping[str, tuple[int, ...]],
+  *,
+  layout: Layout | None = None,
+  prefixes: str = 'whole',
+) -> TiTokConfig:
+  """The config that released tensors fit.
+
+  Args:
+    shapes: released names to shapes.
+    layout: of the tokens; what the official classes have with the head of the
+      file if None.
+    prefixes: 'any' for One-D-Piece.
+
+  Returns:
+    The config; widths that are no released size have 64 features a head.
+
+  Raises:
+    UserError: names the tensors without which nothing can be said.
+  """
+  keymap.require(
+    shapes,
+    'latent_tokens',
+    'encoder.patch_embed.weight',
+    'encoder.positional_embedding',
+    'encoder.conv_out.weight',
+    'decoder.decoder_embed.weight',
+    'decoder.ffn.0.weight',
+  )
+  _, channels, patch, _ = shapes['encoder.patch_embed.weight']
+  grid = math.isqrt(shapes['encoder.positional_embedding'][0])
+  sizes = {'image_size': grid * patch, 'channels': channels, 'patch': patch}
+  vqgan = None
+  if 'decoder.ffn.2.weight' in shapes:
+    vqgan = _vqgan_of(shapes, sizes)
+  if layout is None:
+    layout = 'token' if vqgan is None else 'legacy'
+  text = shapes.get('decoder.text_guidance_proj.weight')
+  places = shapes.get('decoder.text_guidance_positional_embedding', (0,))
+  return TiTokConfig(
+    **sizes,
+    tokens=shapes['latent_tokens'][0],
+    encoder=_tower_of(shapes, 'encoder'),
+    decoder=_tower_of(shapes, 'decoder'),
+    quantizer=_quantizer_of(shapes, layout),
+    layout=layout,
+    prefixes='any' if prefixes == 'any' else 'whole',
+    vqgan=vqgan,
+    text_tokens=places[0],
+    **({} if text is None else {'text_features': text[1]}),
+  )
+
+
+def one_d_piece_config_of(
+  shapes: Mapping[str, tuple[int, ...]], *, layout: Layout | None = None
+) -> TiTokConfig:
+  """`config_of` for One-D-Piece: every prefix decodes."""
+  return config_of(shapes, layout=layout, prefixes='any')
+
+
+def _tower_of(shapes: Mapping[str, tuple[int, ...]], tower: str) -> TowerConfig:
+  width = shapes[f'{tower}.positional_embedding'][1]
+  names = rf'{tower}\.transformer\.(\d+)\.ln_1\.weight'
+  depth = len(keymap.indexed(shapes, names))
+  known = {size.width: size.heads for size in TOWERS.values()}
+  heads = known.get(width, max(width // 64, 1))
+  return TowerConfig(width=width, depth=depth, heads=heads)
+
+
+def _quantizer_of(shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> Any:
+  features = shapes['decoder.decoder_embed.weight'][1]
+  if 'quantize.embedding.weight' not in shapes:
+    if shapes['encoder.conv_out.weight'][0] != 2 * features:
+      raise UserError(
+        'The checkpoint has no codebook (quantize.embedding.weight), and its '
+        f'encoder gives {shapes["encoder.conv_out.weight"][0]} features where '
+        f'a Gaussian of {features} has {2 * features}: it is incomplete.'
+      )
+    return quantize.GaussianConfig(dim=features)
+  codes, dim = shapes['quantize.embedding.weight']
+  # The released tokenizers with legacy layout are those with unit codes.
+  distance = 'cosine' if layout == 'legacy' else 'l2'
+  return quantize.VQConfig(codebook_size=codes, dim=dim, distance=distance)
+
+
+def _vqgan_of(
+  shapes: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]
+) -> MaskGITVQGANConfig:
+  if 'pixel_decoder.conv_out.weight' not in shapes:
+    raise UserError(
+      'The checkpoint predicts codes of a VQGAN (decoder.ffn.2) but does not '
+      'hold its decoder (pixel_decoder.*): it is one of the first stage of '
+      'training, which paints nothing. Give the released file.'
+    )
+  found = maskgit_vqgan_keys.sizes_of(
+    shapes, 'pixel_decoder', 'pixel_quantize.embedding.weight'
+  )
+  return MaskGITVQGANConfig(**{**found, **sizes})
+
+
+def released_config(
+  encoder: str, decoder: str, tokens: int, kind: str, text: int = 0
+) -> TiTokConfig:
+  """A released tokenizer.
+
+  Args:
+    encoder: its size, a key of `TOWERS`.
+    decoder: likewise.
+    tokens: N.
+    kind: 'legacy', 'one-d-piece', 'vq' or 'vae'.
+    text: text tokens that the decoder reads.
+  """
+  legacy = kind in ('legacy', 'one-d-piece')
+  quantizer: quantize.VQConfig | quantize.GaussianConfig
+  if legacy:
+    quantizer = quantize.VQConfig(codebook_size=4096, dim=12, distance='cosine')
+  elif kind == 'vq':
+    quantizer = quantize.VQConfig(codebook_size=8192, dim=64)
+  else:
+    quantizer = quantize.GaussianConfig(dim=16)
+  return TiTokConfig(
+    tokens=tokens,
+    encoder=TOWERS[encoder],
+    decoder=TOWERS[decoder],
+    quantizer=quantizer,
+    layout='legacy' if legacy else 'token',
+    prefixes='any' if kind == 'one-d-piece' else 'whole',
+    vqgan=MaskGITVQGANConfig() if legacy else None,
+    text_tokens=text,
+  )
+
+
+def expected(config: TiTokConfig) -> Any:
+  """The variables that weights must fill, as shapes."""
+  size = config.image_size
+  images = jnp.zeros((1, size, size, config.channels))
+  shapes = jax.eval_shape(config.build().init, jax.random.key(0), images)
+  return {'params': shapes['params']}
