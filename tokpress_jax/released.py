@@ -27,6 +27,8 @@ class Kind:
     config_of: the function of `keys` that reads a config off the shapes.
     licence: of the released weights of this kind.
     options: what `config_of` may be told that no tensor says.
+    prepare: the function of `keys` that cuts and joins tensors before the rules
+      name them; '' for none.
   """
 
   name: str
@@ -36,6 +38,7 @@ class Kind:
   config_of: str = 'config_of'
   licence: str = ''
   options: tuple[str, ...] = ()
+  prepare: str = ''
 
   def attribute(self, name: str) -> Any:
     """Something of the module of keys."""
@@ -161,6 +164,13 @@ KINDS = {
       licence='Apache-2.0',
       options=('layout',),
     ),
+    Kind(
+      name='maskgit',
+      keys='generators.maskgit_keys',
+      mark='lm_head.weight',
+      licence='Apache-2.0; for research, its authors say',
+      prepare='prepare',
+    ),
   )
 }
 
@@ -254,6 +264,35 @@ _TITOKS = (
   _titok('one-d-piece-l256', 641_742_863, _LARGE, _LARGE, 256, 'one-d-piece'),
 )
 
+
+def _maskgit(name: str, parameters: int, *arguments: int | str) -> Released:
+  """A masked generator of TiTok's or One-D-Piece's tokens."""
+  place = f'yucornetto/generator_{name.replace("-", "_")}_imagenet'
+  if name.startswith('one-d'):
+    place = f'turing-motors/MaskGIT_One-D-Piece-{name[-4].upper()}-256'
+  return Released(
+    name=f'{name}-maskgit',
+    kind='maskgit',
+    config='released_config',
+    arguments=arguments,
+    parameters=parameters,
+    repository=place,
+    file='model.safetensors',
+    instead=('pytorch_model.bin',),
+    tokenizer=name,
+  )
+
+
+_MASKGITS = (
+  _maskgit('titok-l32', 177_200_896, 'bert', 32),
+  _maskgit('titok-b64', 177_225_472, 'bert', 64),
+  _maskgit('titok-s128', 294_990_848, 'uvit', 128),
+  *(
+    _maskgit(f'one-d-piece-{size}256', 177_372_928, 'bert', 256, 'any')
+    for size in 'sbl'
+  ),
+)
+
 RELEASED = {
   row.name: row
   for row in (
@@ -277,6 +316,7 @@ RELEASED = {
       file='maskgit-vqgan-imagenet-f16-256.bin',
     ),
     *_TITOKS,
+    *_MASKGITS,
   )
 }
 

@@ -150,20 +150,3 @@ def test_bad_settings_are_refused_in_words():
     generators.Sampler(choice_temperature=-1.0)
   with pytest.raises(ValueError, match='10 codes do not fit a generator of 9'):
     official('bert')(jnp.zeros((1, 10), jnp.int32), jnp.zeros(1, jnp.int32))
-
-
-SIZES = {
-  # In millions, of the official classes; BERT has a second kind of text more.
-  'titok-l32-maskgit': (maskgit_keys.bert_config(32), 177.20),
-  'titok-b64-maskgit': (maskgit_keys.bert_config(64), 177.23),
-  'titok-s128-maskgit': (maskgit_keys.uvit_config(128), 294.99),
-}
-
-
-@pytest.mark.parametrize('name', SIZES)
-def test_published_sizes(name):
-  config, millions = SIZES[name]
-  leaves = jax.tree.leaves(maskgit_keys.expected(config))
-  extra = 2 * config.width if config.network == 'bert' else 0
-  count = sum(x.size for x in leaves) + extra
-  assert round(count / 1e6, 2) == millions

@@ -9,8 +9,10 @@ import pytest
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.tokenizers import (
+  Coded,
   Fixed,
   Prefix,
+  Quality,
   legal_length,
   prefix_mask,
   round_down,
@@ -19,6 +21,11 @@ from tokpress_jax.tokenizers import (
 
 SCALES = (1, 5, 14, 30)
 LINE = tuple(range(1, 13))
+
+
+def coded(batch, bounds=SCALES, decode=None):
+  images = jnp.zeros((batch, 4, 4, 1))
+  return Coded(images=images, boundaries=bounds, decode=decode)
 
 
 @pytest.mark.parametrize('bounds', [SCALES, LINE, (4, 8), (1,)])
@@ -48,19 +55,75 @@ def test_budgets_that_do_not_fit_are_refused(budget):
   with pytest.raises(UserError, match=f'of {budget} tokens .* uses 1 to 30'):
     legal_length(budget, SCALES)
   with pytest.raises(UserError, match='does not fit'):
-    Fixed(tokens=budget).lengths(2, SCALES)
+    Fixed(tokens=budget).lengths(coded(2))
 
 
 def test_policies():
-  np.testing.assert_array_equal(Fixed().lengths(2, SCALES), [30, 30])
-  np.testing.assert_array_equal(Fixed(tokens=5).lengths(2, SCALES), [5, 5])
-  got = jax.jit(lambda n: Prefix(n).lengths(4, SCALES))(
+  np.testing.assert_array_equal(Fixed().lengths(coded(2)), [30, 30])
+  np.testing.assert_array_equal(Fixed(tokens=5).lengths(coded(2)), [5, 5])
+  got = jax.jit(lambda n: Prefix(n).lengths(coded(4)))(
     jnp.array([0, 6, 14, 99])
   )
   assert got.dtype == jnp.int32
   np.testing.assert_array_equal(got, [1, 5, 14, 30])
   with pytest.raises(ValueError, match=r'one length per image, \[3\]'):
-    Prefix(jnp.array([1, 5])).lengths(3, SCALES)
+    Prefix(jnp.array([1, 5])).lengths(coded(3))
+
+
+def table_decoder(quality, bounds):
+  """Images whose first pixel says how good a length is for each row."""
+  rows, index = jnp.arange(len(quality)), np.zeros(bounds[-1] + 1, int)
+  index[list(bounds)] = np.arange(len(bounds))
+
+  def decode(n):
+    found = jnp.asarray(quality)[rows, jnp.asarray(index)[n]]
+    return jnp.zeros((len(rows), 4, 4, 1)) + found[:, None, None, None]
+
+  return decode
+
+
+def first_pixel(decoded, images):
+  assert decoded.shape == images.shape
+  return decoded[:, 0, 0, 0]
+
+
+@pytest.mark.parametrize('bounds', [SCALES, LINE, (3, 8), (7,)])
+@pytest.mark.parametrize('search', ['bisect', 'scan'])
+def test_the_shortest_prefix_that_is_good_enough(bounds, search):
+  rng = np.random.default_rng(len(bounds))
+  quality = rng.normal(size=(40, len(bounds)))
+  if search == 'bisect':
+    quality = np.sort(quality, axis=1)
+  choose = jax.jit(
+    lambda target: Quality(
+      target=target, measure=first_pixel, search=search
+    ).lengths(coded(40, bounds, table_decoder(quality, bounds)))
+  )
+  seen = set()
+  for target in (-9.0, -0.5, 0.2, 0.9, 9.0):
+    got = choose(target)
+    want = [
+      min(np.array(bounds)[row >= target], default=bounds[-1])
+      for row in quality
+    ]
+    np.testing.assert_array_equal(got, want)
+    seen |= set(want)
+  assert len(seen) > len(bounds) / 2
+
+
+def test_quality_is_psnr_unless_told_and_may_differ_by_row():
+  noise = {1: 0.4, 5: 0.2, 14: 0.1, 30: 0.05}
+
+  def decode(n):
+    error = sum(jnp.where(n == k, v, 0.0) for k, v in noise.items())
+    return jnp.zeros((3, 4, 4, 1)) + error[:, None, None, None]
+
+  # An error of e in [-1, 1] is e / 2 in [0, 1]: -20 log10(e / 2) dB.
+  targets = jnp.array([13.9, 20.1, 60.0])
+  got = Quality(target=targets).lengths(coded(3, SCALES, decode))
+  np.testing.assert_array_equal(got, [1, 14, 30])
+  with pytest.raises(UserError, match="'bisect' or 'scan', got 'all'"):
+    Quality(target=1.0, search='all')
 
 
 def test_prefix_mask():
@@ -96,6 +159,13 @@ def test_samplers_draw_their_lengths_evenly(bounds, sampler, legal):
   np.testing.assert_allclose(list(found.values()), 1 / len(legal), atol=0.03)
 
 
+def test_one_length_for_a_batch_is_drawn_evenly():
+  rows = [draw(LINE, sampler='batch', seed=i, size=4) for i in range(300)]
+  assert all(len(set(row.tolist())) == 1 for row in rows)
+  found = shares(np.array([row[0] for row in rows]))
+  np.testing.assert_allclose(list(found.values()), 1 / len(LINE), atol=0.05)
+
+
 def test_full_keeps_the_whole_row_so_often():
   found = shares(draw(SCALES, full=0.5))
   np.testing.assert_allclose(found.pop(30), 0.5 + 0.5 / 4, atol=0.03)
@@ -111,5 +181,5 @@ def test_lengths_are_fixed_by_their_key():
 
 
 def test_unknown_sampler_is_refused():
-  with pytest.raises(ValueError, match="'poisson'; try 'uniform', 'powers'"):
+  with pytest.raises(ValueError, match="'poisson'; try 'uniform', 'batch'"):
     draw(LINE, sampler='poisson')

@@ -131,6 +131,53 @@ class GeneratorConfig:
     raise NotImplementedError
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowConfig(GeneratorConfig):
+  """Of a generator that predicts a row of codes.
+
+  Attributes:
+    tokens: N, the longest row.
+    prefixes: the lengths that decode, rising up to N; () for every length.
+  """
+
+  tokens: int = 256
+  prefixes: tuple[int, ...] = ()
+
+  def __post_init__(self):
+    if self.tokens < 1:
+      raise errors.UserError(f'tokens must be at least 1, got {self.tokens}')
+    rising = list(self.prefixes) == sorted(set(self.prefixes))
+    if self.prefixes and (not rising or self.prefixes[-1] != self.tokens):
+      raise errors.UserError(
+        f'prefixes must rise up to the {self.tokens} tokens, got '
+        f'{self.prefixes}'
+      )
+
+  @property
+  def boundaries(self) -> tuple[int, ...]:
+    """The prefixes."""
+    return self.prefixes or tuple(range(1, self.tokens + 1))
+
+  def fit_to(self, tokenizer: Any) -> RowConfig:
+    """See `GeneratorConfig`."""
+    if tokenizer.quantizer.num_codes != 1:
+      raise errors.UserError(
+        'this generator predicts one code per token, its tokenizer has '
+        f'{tokenizer.quantizer.num_codes}'
+      )
+    tokens, bounds = tokenizer.num_tokens, tuple(tokenizer.boundaries)
+    return dataclasses.replace(
+      self,
+      codebook_size=tokenizer.codebook_size,
+      tokens=tokens,
+      prefixes=() if bounds == tuple(range(1, tokens + 1)) else bounds,
+    )
+
+  def example_inputs(self) -> tuple[Array, Array]:
+    """See `GeneratorConfig`."""
+    return jnp.zeros((1, self.tokens), jnp.int32), jnp.zeros((1,), jnp.int32)
+
+
 @struct.dataclass
 class Drawn:
   """What a generator's `sample_codes` gives.

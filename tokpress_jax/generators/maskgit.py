@@ -37,11 +37,10 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskGITConfig(base.GeneratorConfig):
+class MaskGITConfig(base.RowConfig):
   """A generator that refines a masked row of codes.
 
   Attributes:
-    tokens: N, the longest row.
     network: 'bert' or 'uvit'.
     schedule: the share of tokens that stays masked, in training and over the
       steps; see `order.reveal_counts`.
@@ -51,7 +50,6 @@ class MaskGITConfig(base.GeneratorConfig):
     norm_eps: of the norms; 1e-12 in TiTok's BERT, 1e-5 in its U-ViT.
   """
 
-  tokens: int = 32
   network: Literal['bert', 'uvit'] = 'bert'
   schedule: orders.MaskSchedule = 'arccos'
   steps: int = 8
@@ -59,8 +57,7 @@ class MaskGITConfig(base.GeneratorConfig):
   norm_eps: float = 1e-12
 
   def __post_init__(self):
-    if self.tokens < 1:
-      raise errors.UserError(f'tokens must be at least 1, got {self.tokens}')
+    super().__post_init__()
     if self.steps < 1:
       raise errors.UserError(f'steps must be at least 1, got {self.steps}')
     if self.network == 'uvit' and self.depth % 2 == 0:
@@ -68,11 +65,6 @@ class MaskGITConfig(base.GeneratorConfig):
         'a U-ViT has a middle layer and as many before as after it: give an '
         f'odd depth, got {self.depth}'
       )
-
-  @property
-  def boundaries(self) -> tuple[int, ...]:
-    """Every length from 1 to N is legal."""
-    return tuple(range(1, self.tokens + 1))
 
   @property
   def mask_code(self) -> int:
@@ -92,19 +84,6 @@ class MaskGITConfig(base.GeneratorConfig):
       bias='all' if bert else 'none',
       dropout=self.dropout,
       drop_path=self.drop_path,
-    )
-
-  def fit_to(self, tokenizer: Any) -> MaskGITConfig:
-    """See `GeneratorConfig`."""
-    if tokenizer.quantizer.num_codes != 1:
-      raise errors.UserError(
-        'a masked generator predicts one code per token, this tokenizer has '
-        f'{tokenizer.quantizer.num_codes}'
-      )
-    return dataclasses.replace(
-      self,
-      codebook_size=tokenizer.codebook_size,
-      tokens=tokenizer.num_tokens,
     )
 
   def train_inputs(
@@ -135,10 +114,6 @@ class MaskGITConfig(base.GeneratorConfig):
   def counted(self, inputs: Array) -> Array:
     """See `GeneratorConfig`; the masked tokens."""
     return inputs == self.mask_code
-
-  def example_inputs(self) -> tuple[Array, Array]:
-    """See `GeneratorConfig`."""
-    return jnp.zeros((1, self.tokens), jnp.int32), jnp.zeros((1,), jnp.int32)
 
   def build(self, *, dtype: Any = jnp.float32) -> MaskGIT:
     """Makes the module."""

@@ -1,6 +1,6 @@
 """Released weights of TiTok's and One-D-Piece's masked generators.
 
-Two layouts: Hugging Face's BERT under `model.`, and a U-ViT. Both keep one
+Two layouts: Hugging Face's BERT (under `model.`), and a U-ViT. Both keep one
 vocabulary: V codes, the mask, K classes, no class. BERT adds a vector for each
 of two kinds of text to the positions; all tokens are of the first kind.
 
@@ -17,13 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from tokpress_jax.errors import UserError
 from tokpress_jax.generators.maskgit import MaskGITConfig
 from tokpress_jax.io import keymap
 from tokpress_jax.io.keymap import LINEAR, Rule, Transform
 
-_TABLES = ('embeddings.weight', 'model.embeddings.word_embeddings.weight')
-_HEADS = ('lm_head.weight', 'model.lm_head.weight')
+_TABLES = ('embeddings.weight', 'embeddings.word_embeddings.weight')
+_HEAD = 'lm_head.weight'
 _LAYERS = 'params/stack/layers'
 _row = Transform(lambda x: x[0], lambda x: x[None])
 
@@ -47,16 +46,16 @@ def _layer(make: Any, source: str, target: str) -> tuple[Rule, Rule]:
 
 
 # Of the names that `prepare` gives.
-_BERT = r'model\.encoder\.layer\.(\d+)\.'
+_BERT = r'encoder\.layer\.(\d+)\.'
 _BLOCK = r'blocks\.(\d+)\.'
 RULES = (
   Rule('tokens', 'params/token_embed/embedding'),
   Rule('classes', 'params/class_embed/table/embedding'),
   Rule('pos_embed', 'params/positions/table', _row),
   Rule('positions', 'params/positions/table'),
-  *_norm(r'model\.embeddings\.LayerNorm', 'norm'),
+  *_norm(r'embeddings\.LayerNorm', 'norm'),
   *_norm('norm', 'norm'),
-  *_dense(r'(?:model\.)?lm_head', 'logits'),
+  *_dense('lm_head', 'logits'),
   *_layer(_dense, rf'{_BERT}attention\.self\.qkv', 'attn/qkv'),
   *_layer(_dense, rf'{_BERT}attention\.output\.dense', 'attn/proj'),
   *_layer(_norm, rf'{_BERT}attention\.output\.LayerNorm', 'norm1'),
@@ -75,7 +74,7 @@ RULES = (
     LINEAR,
   ),
   Rule(r'out_blocks\.(\d+)\.skip_linear\.bias', r'params/stack/skip_bias[\1]'),
-  Rule(r'model\.embeddings\.position_ids', None),
+  Rule(r'embeddings\.position_ids', None),
 )
 
 
@@ -89,14 +88,16 @@ def prepare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   Args:
     tensors: released names to arrays.
   """
-  found = dict(tensors)
-  table, head = _first(found, _TABLES), _first(found, _HEADS)
-  if table and head:
-    codes = found[head].shape[0]
+  found = _bare(tensors)
+  table = next((name for name in _TABLES if name in found), None)
+  if table and _HEAD in found:
+    codes = found[_HEAD].shape[0]
     vocabulary = found.pop(table)
     found['tokens'] = vocabulary[: codes + 1]
     found['classes'] = vocabulary[codes + 1 :]
-  names = [f'model.embeddings.{n}_embeddings.weight' for n in _EMBEDDINGS]
+  names = [
+    f'embeddings.{n}_embeddings.weight' for n in ('position', 'token_type')
+  ]
   if all(name in found for name in names):
     positions, kinds = (found.pop(name) for name in names)
     found['positions'] = positions + kinds[:1]
@@ -107,9 +108,6 @@ def prepare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
       found[name.replace('query', 'qkv')] = joined
   half = len({n.split('.')[1] for n in found if n.startswith('in_blocks.')})
   return {_counted(name, half): value for name, value in found.items()}
-
-
-_EMBEDDINGS = ('position', 'token_type')
 
 
 def _counted(name: str, half: int) -> str:
@@ -136,45 +134,49 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> MaskGITConfig:
   Raises:
     UserError: names the tensors without which nothing can be said.
   """
-  table, head = _first(shapes, _TABLES), _first(shapes, _HEADS)
-  if not table or not head:
-    keymap.require(shapes, _TABLES[0], _HEADS[0])
-    raise UserError('The checkpoint mixes the names of BERT and of a U-ViT.')
-  bert = table.startswith('model.')
-  layer = 'model.encoder.layer' if bert else 'in_blocks'
-  first = 'intermediate.dense.weight' if bert else 'mlp.fc1.weight'
-  place = 'model.embeddings.position_embeddings.weight'
-  keymap.require(shapes, f'{layer}.0.{first}', place if bert else 'pos_embed')
-  layers = keymap.indexed(shapes, rf'{re.escape(layer)}\.(\d+)\.{first}')
-  codes, width = shapes[head]
+  shapes = _bare(shapes)
+  bert = _TABLES[1] in shapes
+  layer = 'encoder.layer' if bert else 'in_blocks'
+  inner = 'intermediate.dense.weight' if bert else 'mlp.fc1.weight'
+  place = 'embeddings.position_embeddings.weight' if bert else 'pos_embed'
+  table = _TABLES[bert]
+  keymap.require(shapes, _HEAD, table, place, f'{layer}.0.{inner}')
+  layers = keymap.indexed(shapes, rf'{re.escape(layer)}\.(\d+)\.{inner}')
+  codes, width = shapes[_HEAD]
   return MaskGITConfig(
     codebook_size=codes,
     num_classes=shapes[table][0] - codes - 2,
     width=width,
     depth=len(layers) if bert else 2 * len(layers) + 1,
     mlp_ratio=layers[0][0] / width,
-    tokens=shapes[place if bert else 'pos_embed'][-2] - 1,
+    tokens=shapes[place][-2] - 1,
+    prefixes=(shapes[place][-2] - 1,),
     network='bert' if bert else 'uvit',
     norm_eps=1e-12 if bert else 1e-5,
     dropout=0.1,
   )
 
 
-def bert_config(tokens: int) -> MaskGITConfig:
-  """TiTok's generator for L-32, B-64 and One-D-Piece (TiTok, appendix)."""
-  return MaskGITConfig(tokens=tokens, width=768, depth=24, dropout=0.1)
+def released_config(
+  network: str, tokens: int, prefixes: str = 'whole'
+) -> MaskGITConfig:
+  """A published generator (TiTok, section 4; One-D-Piece, section 4).
 
-
-def uvit_config(tokens: int) -> MaskGITConfig:
-  """TiTok's generator for S-128: 20 layers and a middle one, 64 steps."""
+  Args:
+    network: 'bert' for TiTok-L-32, -B-64 and One-D-Piece; 'uvit' for -S-128: 20
+      layers and a middle one, 64 steps.
+    tokens: N.
+    prefixes: of its tokenizer, 'whole' or 'any'.
+  """
+  same: dict[str, Any] = {
+    'tokens': tokens,
+    'prefixes': (tokens,) if prefixes == 'whole' else (),
+    'dropout': 0.1,
+  }
+  if network == 'bert':
+    return MaskGITConfig(width=768, depth=24, **same)
   return MaskGITConfig(
-    tokens=tokens,
-    network='uvit',
-    width=1024,
-    depth=21,
-    steps=64,
-    norm_eps=1e-5,
-    dropout=0.1,
+    network='uvit', width=1024, depth=21, steps=64, norm_eps=1e-5, **same
   )
 
 
@@ -185,5 +187,6 @@ def expected(config: MaskGITConfig) -> Any:
   )
 
 
-def _first(names: Mapping[str, Any], known: tuple[str, ...]) -> str | None:
-  return next((name for name in known if name in names), None)
+def _bare(tensors: Mapping[str, Any]) -> dict[str, Any]:
+  """Names without the `model.` of the BERTs."""
+  return {name.removeprefix('model.'): x for name, x in tensors.items()}

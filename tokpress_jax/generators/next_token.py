@@ -22,7 +22,7 @@ import flax.linen as linen
 import jax
 import jax.numpy as jnp
 
-from tokpress_jax import errors, nn
+from tokpress_jax import nn
 from tokpress_jax.generators import (
   base,
   condition,
@@ -38,11 +38,10 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NextTokenConfig(base.GeneratorConfig):
+class NextTokenConfig(base.RowConfig):
   """A causal generator, one token a step.
 
   Attributes:
-    tokens: N, the longest row.
     positions: 'learned' table, or 'rotary'.
     activation: of the MLP, see `nn.BlockConfig`.
     norm: 'rms' or 'layer'.
@@ -50,21 +49,11 @@ class NextTokenConfig(base.GeneratorConfig):
     qk_norm: of queries and keys, or None.
   """
 
-  tokens: int = 256
   positions: Literal['learned', 'rotary'] = 'rotary'
   activation: nn.Activation = 'gelu'
   norm: Literal['layer', 'rms'] = 'rms'
   bias: Literal['all', 'qv', 'none'] = 'none'
   qk_norm: Literal['l2', 'layer', 'rms'] | None = None
-
-  def __post_init__(self):
-    if self.tokens < 1:
-      raise errors.UserError(f'tokens must be at least 1, got {self.tokens}')
-
-  @property
-  def boundaries(self) -> tuple[int, ...]:
-    """Every length from 1 to N is legal."""
-    return tuple(range(1, self.tokens + 1))
 
   @property
   def block(self) -> nn.BlockConfig:
@@ -81,29 +70,12 @@ class NextTokenConfig(base.GeneratorConfig):
       drop_path=self.drop_path,
     )
 
-  def fit_to(self, tokenizer: Any) -> NextTokenConfig:
-    """See `GeneratorConfig`."""
-    if tokenizer.quantizer.num_codes != 1:
-      raise errors.UserError(
-        'a next-token generator predicts one code per token, this tokenizer '
-        f'has {tokenizer.quantizer.num_codes}'
-      )
-    return dataclasses.replace(
-      self,
-      codebook_size=tokenizer.codebook_size,
-      tokens=tokenizer.num_tokens,
-    )
-
   def train_inputs(
     self, codes: Array, tokenizer: base.Tokenizing, rng: Array
   ) -> Array:
     """The codes themselves."""
     del tokenizer, rng
     return codes[..., 0]
-
-  def example_inputs(self) -> tuple[Array, Array]:
-    """See `GeneratorConfig`."""
-    return jnp.zeros((1, self.tokens), jnp.int32), jnp.zeros((1,), jnp.int32)
 
   def build(self, *, dtype: Any = jnp.float32) -> NextTokenGenerator:
     """Makes the module."""

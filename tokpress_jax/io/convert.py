@@ -153,6 +153,8 @@ def convert(
   else:
     shapes = {key: tuple(x.shape) for key, x in tensors.items()}
     config = kind.attribute(kind.config_of)(shapes, **options)
+  if kind.prepare:
+    tensors = kind.attribute(kind.prepare)(tensors)
   variables = keymap.convert(
     tensors,
     kind.attribute('RULES'),
@@ -265,11 +267,11 @@ def fetch(name: str) -> pathlib.Path:
       said = str(error).strip() or type(error).__name__
       reasons.append((said.splitlines()[0], error))
   if source is None:
-    reason, error = reasons[0]
+    reason, cause = reasons[0]
     raise UserError(
       f'{name} is not in {path.parent}, and the Hugging Face hub did not give '
       f'it: {reason} {by_hand}'
-    ) from error
+    ) from cause
   print(f'Converting {file} of {row.repository} to {path}')
   export.save_file(convert(source, name), path, tokenizer=row.tokenizer)
   return path

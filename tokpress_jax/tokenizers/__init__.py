@@ -6,9 +6,11 @@ from tokpress_jax.tokenizers.base import (
   TokenizerConfig,
 )
 from tokpress_jax.tokenizers.lengths import (
+  Coded,
   Fixed,
   Policy,
   Prefix,
+  Quality,
   legal_length,
   prefix_mask,
   round_down,
@@ -23,6 +25,14 @@ from tokpress_jax.tokenizers.multi_scale import (
   MultiScaleTokenizer,
 )
 from tokpress_jax.tokenizers.one_d import OneDConfig, OneDTokenizer
+from tokpress_jax.tokenizers.packing import (
+  Packed,
+  bucket,
+  pack,
+  shorten,
+  unpack,
+  within_images,
+)
 from tokpress_jax.tokenizers.pyramid import PyramidConfig, PyramidTokenizer
 from tokpress_jax.tokenizers.titok import (
   TOWERS,
@@ -34,6 +44,7 @@ from tokpress_jax.tokenizers.var import VARTokenizer, VARTokenizerConfig
 
 __all__ = [
   'TOWERS',
+  'Coded',
   'Fixed',
   'MaskGITVQGAN',
   'MaskGITVQGANConfig',
@@ -41,10 +52,12 @@ __all__ = [
   'MultiScaleTokenizer',
   'OneDConfig',
   'OneDTokenizer',
+  'Packed',
   'Policy',
   'Prefix',
   'PyramidConfig',
   'PyramidTokenizer',
+  'Quality',
   'Reconstruction',
   'TiTokConfig',
   'TiTokTokenizer',
@@ -53,8 +66,13 @@ __all__ = [
   'TowerConfig',
   'VARTokenizer',
   'VARTokenizerConfig',
+  'bucket',
   'legal_length',
+  'pack',
   'prefix_mask',
   'round_down',
   'sample_lengths',
+  'shorten',
+  'unpack',
+  'within_images',
 ]

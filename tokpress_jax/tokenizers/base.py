@@ -190,6 +190,7 @@ class Tokenizer(nn.Module):
     images: Array,
     *,
     policy: lengths_lib.Policy | None = None,
+    condition: Array | None = None,
     rng: Array | None = None,
   ) -> types.Encoded:
     """Encodes images.
@@ -197,6 +198,7 @@ class Tokenizer(nn.Module):
     Args:
       images: [B, H, W, C] float32 in [-1, 1].
       policy: how many tokens each image gets; all if None.
+      condition: see `decode`; read by policies that decode.
       rng: a typed key to draw continuous tokens with; None takes their means.
 
     Returns:
@@ -210,7 +212,6 @@ class Tokenizer(nn.Module):
     self.check_images(images)
     batch = images.shape[0]
     policy = policy or lengths_lib.Fixed()
-    length = policy.lengths(batch, self.boundaries)
     whole = jnp.full((batch,), self.num_tokens, jnp.int32)
     continuous = self.config.continuous
     if rng is not None and not continuous:
@@ -219,6 +220,15 @@ class Tokenizer(nn.Module):
       )
     options = {'rng': rng} if continuous else {}
     out = self.quantize(self.latents(images), whole, **options)
+    decode = self.decode_embeddings if continuous else self.decode_codes
+    tokens = out.embeddings if continuous else out.codes
+    length = policy.lengths(
+      lengths_lib.Coded(
+        images=images,
+        boundaries=self.boundaries,
+        decode=lambda n: decode(tokens, length=n, condition=condition),
+      )
+    )
     size = jnp.array(images.shape[1:3], jnp.int32)
     return types.Encoded(
       codes=out.codes,

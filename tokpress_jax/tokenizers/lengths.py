@@ -4,13 +4,14 @@ A policy turns the tokenizer's legal lengths into one length per image. A length
 is an int32 array (traced), while the capacity N of the row of tokens is static,
 so that any mixture of lengths runs in one compiled program.
 
-Dimension letters: B batch, N token slots (the capacity).
+Dimension letters: B batch, N token slots (the capacity), K legal lengths.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import jax
@@ -18,16 +19,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax import errors
+from tokpress_jax.metrics.images import psnr
 
 Array = jax.Array
 
-Sampler = Literal['none', 'uniform', 'powers']
+Sampler = Literal['none', 'uniform', 'powers', 'batch']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Coded:
+  """A batch that has its codes and wants lengths.
+
+  Attributes:
+    images: [B, H, W, C] in [-1, 1].
+    boundaries: the legal lengths, rising; the last is the capacity.
+    decode: int32 [B] lengths -> the images that so many tokens give.
+  """
+
+  images: Array
+  boundaries: tuple[int, ...]
+  decode: Callable[[Array], Array]
 
 
 class Policy(Protocol):
   """Chooses the lengths of a batch."""
 
-  def lengths(self, batch: int, boundaries: tuple[int, ...]) -> Array:
+  def lengths(self, coded: Coded) -> Array:
     """Gives int32 [B] legal lengths."""
     ...
 
@@ -42,10 +59,12 @@ class Fixed:
 
   tokens: int | None = None
 
-  def lengths(self, batch: int, boundaries: tuple[int, ...]) -> Array:
+  def lengths(self, coded: Coded) -> Array:
     """Gives int32 [B]; see `legal_length` for what is refused."""
-    tokens = boundaries[-1] if self.tokens is None else self.tokens
-    return jnp.full((batch,), legal_length(tokens, boundaries), jnp.int32)
+    bounds = coded.boundaries
+    tokens = bounds[-1] if self.tokens is None else self.tokens
+    tokens = legal_length(tokens, bounds)
+    return jnp.full(coded.images.shape[:1], tokens, jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +77,76 @@ class Prefix:
 
   tokens: Array
 
-  def lengths(self, batch: int, boundaries: tuple[int, ...]) -> Array:
+  def lengths(self, coded: Coded) -> Array:
     """Gives int32 [B]."""
-    tokens = jnp.asarray(self.tokens, jnp.int32)
+    tokens, batch = jnp.asarray(self.tokens, jnp.int32), len(coded.images)
     if tokens.shape != (batch,):
       raise ValueError(
         f'Prefix needs one length per image, [{batch}], got {tokens.shape}; '
         'use Fixed(tokens=n) for one length for all'
       )
-    return round_down(tokens, boundaries)
+    return round_down(tokens, coded.boundaries)
+
+
+def decibels(decoded: Array, images: Array) -> Array:
+  """PSNR [B] of images [B, H, W, C] in [-1, 1]."""
+  return psnr((decoded + 1) / 2, (images + 1) / 2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quality:
+  """The shortest prefix whose picture is good enough, or the whole row.
+
+  It is found inside the program that encodes, by decoding.
+
+  Attributes:
+    target: of the measure; may be traced, one number or float32 [B].
+    measure: (decoded, images) [B, H, W, C] in [-1, 1] -> [B], more is better;
+      PSNR in dB by default. For LPIPS give its negative.
+    search: 'bisect' decodes log2(K) times, and finds the shortest prefix where
+      quality rises with the length, else one whose next shorter neighbour in
+      the search failed; 'scan' decodes all K and is exact for any measure.
+  """
+
+  target: float | Array
+  measure: Callable[[Array, Array], Array] = decibels
+  search: Literal['bisect', 'scan'] = 'bisect'
+
+  def __post_init__(self):
+    if self.search not in ('bisect', 'scan'):
+      raise errors.UserError(
+        f"search is 'bisect' or 'scan', got {self.search!r}"
+      )
+
+  def lengths(self, coded: Coded) -> Array:
+    """Gives int32 [B]."""
+    bounds = jnp.asarray(coded.boundaries, jnp.int32)
+    batch, last = len(coded.images), len(coded.boundaries) - 1
+
+    def good(index: Array) -> Array:
+      decoded = coded.decode(bounds[index])
+      return self.measure(decoded, coded.images) >= self.target
+
+    if self.search == 'scan':
+      # From the longest down: the last that is good is the shortest.
+      def look(found: Array, index: Array) -> tuple[Array, None]:
+        index = jnp.full((batch,), index)
+        return jnp.where(good(index), index, found), None
+
+      whole = jnp.full((batch,), last)
+      found, _ = jax.lax.scan(look, whole, jnp.arange(last + 1)[::-1])
+      return bounds[found]
+
+    def halve(_: Array, span: tuple[Array, Array]) -> tuple[Array, Array]:
+      low, high = span
+      middle = (low + high) // 2
+      enough = good(middle)
+      low = jnp.where(enough | (low == high), low, middle + 1)
+      return low, jnp.where(enough, middle, high)
+
+    span = (jnp.zeros((batch,), jnp.int32), jnp.full((batch,), last))
+    _, high = jax.lax.fori_loop(0, last.bit_length(), halve, span)
+    return bounds[high]
 
 
 def legal_length(tokens: int, boundaries: tuple[int, ...]) -> int:
@@ -136,8 +216,9 @@ def sample_lengths(
     rng: a typed key.
     batch: B.
     boundaries: the legal lengths, rising.
-    sampler: 'uniform' over the legal lengths; 'powers': uniform over 1, 2, 4,
-      ..., rounded down to a legal length, and the whole row; 'none': always the
+    sampler: 'uniform' over the legal lengths; 'batch': so, one for all images
+      (One-D-Piece's tail token drop); 'powers': uniform over 1, 2, 4, ...,
+      rounded down to a legal length, and the whole row; 'none': always the
       whole row.
     full: chance that an image keeps its whole row, whatever the sampler says.
 
@@ -150,7 +231,7 @@ def sample_lengths(
   whole = jnp.full((batch,), boundaries[-1], jnp.int32)
   if sampler == 'none':
     return whole
-  if sampler == 'uniform':
+  if sampler in ('uniform', 'batch'):
     legal = np.asarray(boundaries)
   elif sampler == 'powers':
     powers = [2**i for i in range(int(np.log2(boundaries[-1])) + 1)]
@@ -158,8 +239,9 @@ def sample_lengths(
     legal = np.unique([b[-1] for b in below if b] + [boundaries[-1]])
   else:
     raise ValueError(
-      f"unknown sampler {sampler!r}; try 'uniform', 'powers' or 'none'"
+      f"unknown sampler {sampler!r}; try 'uniform', 'batch', 'powers' or 'none'"
     )
   draw, keep = jax.random.split(rng)
-  lengths = jax.random.choice(draw, jnp.asarray(legal, jnp.int32), (batch,))
+  many = 1 if sampler == 'batch' else batch
+  lengths = jax.random.choice(draw, jnp.asarray(legal, jnp.int32), (many,))
   return jnp.where(jax.random.uniform(keep, (batch,)) < full, whole, lengths)

@@ -128,7 +128,7 @@ class OneDTokenizer(base.Tokenizer):
     return self.quantizer(latents, mask=seen)
 
   def render(self, codes: Array, length: Array) -> Array:
-    """Decodes the first `length` [B] of codes [B, N, Q]."""
+    """Decodes the first `length` [B] of codes [B, n, Q], n at most N."""
     return self._paint(self.quantizer.lookup(codes), length)
 
   def reconstruct(
@@ -144,11 +144,12 @@ class OneDTokenizer(base.Tokenizer):
     """Decodes embeddings [B, N, C] of which the first `length` count."""
     c = self.config
     batch = embeddings.shape[0]
+    slots = embeddings.shape[1]
     tokens = self.from_code(embeddings.astype(self.dtype))
-    tokens = tokens + self.token_positions()[None]
+    tokens = tokens + self.token_positions(slice(slots))[None]
     canvas = _repeat(self.mask_tokens(), batch)
     x = jnp.concatenate([canvas, tokens], axis=1)
-    seen = lengths_lib.prefix_mask(length, c.tokens)
+    seen = lengths_lib.prefix_mask(length, slots)
     seen = jnp.pad(seen, ((0, 0), (c.grid**2, 0)), constant_values=True)
     x, _ = self.decoder(x, mask=seen[:, None, None])
     x = self.to_patch(self.decoder_norm(x[:, : c.grid**2]))
@@ -175,7 +176,7 @@ class SlotDense(linen.Module):
 
   @linen.compact
   def __call__(self, x: Array) -> Array:
-    """Maps x [B, N, D] to [B, N, features]."""
+    """Maps x [B, n, D], the first n of N slots, to [B, n, features]."""
     kernel = self.param(
       'kernel',
       linen.initializers.lecun_normal(batch_axis=(0,)),
@@ -184,8 +185,9 @@ class SlotDense(linen.Module):
     bias = self.param(
       'bias', linen.initializers.zeros, (self.slots, self.features)
     )
-    y = jnp.einsum('bnd,ndf->bnf', x, kernel.astype(self.dtype))
-    return y + bias.astype(self.dtype)[None]
+    used = slice(x.shape[1])
+    y = jnp.einsum('bnd,ndf->bnf', x, kernel[used].astype(self.dtype))
+    return y + bias[used].astype(self.dtype)[None]
 
 
 def _repeat(table: Array, batch: int) -> Array:

@@ -262,14 +262,16 @@ class Decoder(linen.Module):
     parts = _Parts(c.decoder, self.dtype)
     tokens = embeddings.astype(self.dtype)
     tokens = parts.dense(c.decoder.width, 'from_code')(tokens)
-    tokens = tokens + parts.table(c.tokens, 'latent_positions')()[None]
+    slots = tokens.shape[1]
+    positions = parts.table(c.tokens, 'latent_positions')(slice(slots))
+    tokens = tokens + positions[None]
     canvas = jnp.broadcast_to(
       parts.table(1, 'mask_token')(), (c.grid**2, c.decoder.width)
     )
     canvas = jnp.concatenate([parts.table(1, 'class_token')(), canvas])
     canvas = canvas + parts.table(c.grid**2 + 1, 'positions')()
     row = [_repeat(canvas, tokens), tokens]
-    seen = lengths_lib.prefix_mask(length, c.tokens)
+    seen = lengths_lib.prefix_mask(length, slots)
     if condition is not None:
       text = parts.dense(c.decoder.width, 'text')(condition.astype(self.dtype))
       positions = parts.table(c.text_tokens, 'text_positions')()
