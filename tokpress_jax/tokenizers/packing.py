@@ -65,7 +65,7 @@ def shorten(encoded: types.Encoded, capacity: int) -> types.Encoded:
   Returns:
     The same tokens, [B, capacity, ...].
   """
-  cut = lambda x: None if x is None else x[:, :capacity]
+  cut: Any = lambda x: None if x is None else x[:, :capacity]
   return dataclasses.replace(
     encoded,
     codes=cut(encoded.codes),
