@@ -270,11 +270,11 @@ def test_reconstruct(here, tmp_path, capsys):
   assert [line.split()[0] for line in lines[-4:-1]] == ['1', '2', '3']
   assert images.load_image(out).shape[0] >= 4 * 96
   argv = ('reconstruct', here / 'one_d', here / 'images', '--out', out)
-  for target, tokens in ((-20, 1), (99, 3)):  # any picture; no picture
+  for target, most in ((-20, 1), (99, 3)):  # any picture; no picture
     assert run(*argv, '--psnr', target) == 0
     text = capsys.readouterr().out
-    assert f'   {tokens}.0   tokens on average' in text
-    assert ('and not reached' in text) == (tokens == 3)
+    assert f'   {most}.0   tokens on average' in text
+    assert ('and not reached' in text) == (most == 3)
   per_image = text.splitlines()[-4:-2]
   assert all(line.split()[0] == '3' and 'images' in line for line in per_image)
 

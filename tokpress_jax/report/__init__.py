@@ -2,6 +2,7 @@
 
 from tokpress_jax.report.images import ImageSet, image_set
 from tokpress_jax.report.pruning import PruningResult, measure_pruners
+from tokpress_jax.report.quality import QualityCost, measure_quality
 from tokpress_jax.report.render import write_report
 from tokpress_jax.report.samples import SampleResult, measure_generator
 from tokpress_jax.report.tokenizing import (
@@ -14,11 +15,13 @@ from tokpress_jax.report.training import read_curves, scale_curves
 __all__ = [
   'ImageSet',
   'PruningResult',
+  'QualityCost',
   'SampleResult',
   'TokenizerResult',
   'image_set',
   'measure_generator',
   'measure_pruners',
+  'measure_quality',
   'measure_scales',
   'measure_tokenizer',
   'read_curves',

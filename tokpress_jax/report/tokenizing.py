@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax import metrics, quantize, types
+from tokpress_jax.report import quality
 from tokpress_jax.report.images import ImageSet
 from tokpress_jax.tokenizers import PyramidConfig
 from tokpress_jax.train.tasks.tokenize import shown_lengths
@@ -33,6 +34,7 @@ class TokenizerResult:
     decoded: number of tokens to their reconstructions.
     scales: of a multi-scale tokenizer, the codes of each scale: by 'training'
       and 'test' images. k-means is fitted to the training images.
+    quality: what a PSNR costs if each image takes as many tokens as it needs.
   """
 
   config: Any
@@ -48,6 +50,7 @@ class TokenizerResult:
   scales: dict[str, tuple[metrics.ScaleCodes, ...]] = dataclasses.field(
     default_factory=dict
   )
+  quality: tuple[quality.QualityCost, ...] = ()
 
 
 def measure_tokenizer(
@@ -94,6 +97,7 @@ def measure_tokenizer(
     scales=measure_scales(
       tokenizer, {'training': images.train, 'test': images.test}
     ),
+    quality=quality.measure_quality(tokenizer, images.test),
   )
 
 
