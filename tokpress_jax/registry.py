@@ -103,7 +103,8 @@ _ENTRIES = {
       'generator',
       'generators.maskgit:MaskGITConfig',
       paper='MaskGIT, arXiv:2202.04200; TiTok, arXiv:2406.07550',
-      evidence='behaviour',
+      evidence='official',
+      licence='Apache-2.0',
     ),
     _row('vit', 'model', 'models.vit:ViTConfig', paper='ViT, arXiv:2010.11929'),
     _row(
