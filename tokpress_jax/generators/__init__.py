@@ -21,6 +21,13 @@ from tokpress_jax.generators.scale_wise import (
   ScaleWiseConfig,
   ScaleWiseGenerator,
 )
+from tokpress_jax.generators.search import (
+  Found,
+  beam_search,
+  best_of,
+  generator_prior,
+  uniform_prior,
+)
 
 __all__ = [
   'SCHEDULES',
@@ -28,6 +35,7 @@ __all__ = [
   'Box',
   'CategoricalHead',
   'Drawn',
+  'Found',
   'GeneratorConfig',
   'MaskGIT',
   'MaskGITConfig',
@@ -39,9 +47,13 @@ __all__ = [
   'Sampler',
   'ScaleWiseConfig',
   'ScaleWiseGenerator',
+  'beam_search',
+  'best_of',
   'drawn_tokens',
   'for_sampling',
+  'generator_prior',
   'keep',
   'reveal_counts',
   'sample',
+  'uniform_prior',
 ]
