@@ -3,7 +3,8 @@
   tokpress train configs/var_digits.py --workdir runs/var
 
 Train the tokenizer first. Hardware: 2 CPU cores, about 2 minutes. Class
-agreement of 500 samples (guidance 1, top-p 0.95): 0.99.
+agreement of 500 samples (guidance 1, top-p 0.95): 0.98, diversity 0.81, recall
+0.65 (`tokpress report`).
 """
 
 from tokpress_jax.config import Config
