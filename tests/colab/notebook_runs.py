@@ -7,9 +7,13 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+
+from tokpress_jax import types
 
 nbformat = pytest.importorskip('nbformat')
 jupytext = pytest.importorskip('jupytext')
@@ -24,6 +28,23 @@ nb = nbformat.read(sys.argv[1], 4)
 nbclient.NotebookClient(nb, timeout=240).execute()
 nbformat.write(nb, sys.argv[2])
 """
+
+
+def redrawn(name, config, *inputs, tokenizer=None):
+  """A model whose every weight matters, other ones for another name."""
+  module = config.build()
+  rng = np.random.default_rng(len(name))
+
+  def draw(path, x):
+    scale = np.prod(x.shape[:-1]) ** -0.5 if x.ndim > 1 else 0.1
+    if path[-1].key in ('codebook', 'embedding', 'table', 'scale'):
+      scale = 1.0
+    return jnp.asarray(rng.normal(size=x.shape) * scale, jnp.float32)
+
+  shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+  variables = jax.tree_util.tree_map_with_path(draw, shapes)
+  spec = types.Spec(name=name, family=config.family, config=config)
+  return types.Loaded(module, variables, spec, tokenizer)
 
 
 def check_in_step(name):

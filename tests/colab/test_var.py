@@ -2,13 +2,12 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import notebook_runs
 import numpy as np
 import pytest
 
-from tokpress_jax import generators, quantize, tokenizers, types
+from tokpress_jax import generators, quantize, tokenizers
 from tokpress_jax.io import export
 
 SCALES = (1, 2, 4)
@@ -34,23 +33,6 @@ VAR = generators.ScaleWiseConfig(
 MVAR = dataclasses.replace(VAR, sees='own', kernels=(None, None, 3))
 
 
-def redrawn(name, config, *inputs, tokenizer=None):
-  """A model whose every weight matters, other ones for another name."""
-  module = config.build()
-  rng = np.random.default_rng(len(name))
-
-  def draw(path, x):
-    scale = np.prod(x.shape[:-1]) ** -0.5 if x.ndim > 1 else 0.1
-    if path[-1].key in ('codebook', 'embedding', 'table', 'scale'):
-      scale = 1.0
-    return jnp.asarray(rng.normal(size=x.shape) * scale, jnp.float32)
-
-  shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-  variables = jax.tree_util.tree_map_with_path(draw, shapes)
-  spec = types.Spec(name=name, family=config.family, config=config)
-  return types.Loaded(module, variables, spec, tokenizer)
-
-
 def test_notebook_is_made_from_the_source():
   notebook_runs.check_in_step('var')
 
@@ -59,12 +41,14 @@ def test_notebook_is_made_from_the_source():
 def test_notebook_runs(monkeypatch, tmp_path):
   pytest.importorskip('skimage')
   pytest.importorskip('matplotlib')
-  tokenizer = redrawn('vq', TOKENIZER, jnp.zeros((1, 8, 8, 3)))
+  tokenizer = notebook_runs.redrawn('vq', TOKENIZER, jnp.zeros((1, 8, 8, 3)))
   for variable, name, config in (
     ('TOKPRESS_MODEL', 'tiny-var', VAR),
     ('TOKPRESS_SECOND', 'tiny-mvar', MVAR),
   ):
-    model = redrawn(name, config, *config.example_inputs(), tokenizer=tokenizer)
+    model = notebook_runs.redrawn(
+      name, config, *config.example_inputs(), tokenizer=tokenizer
+    )
     path = tmp_path / name
     export.export(
       model.module, model.variables, path, tokenizer=tokenizer, name=name
