@@ -216,7 +216,8 @@ def compare(checkout, name):
   from tokpress_jax.io import keymap
   from tokpress_jax.tokenizers import titok_keys
 
-  path = next(pathlib.Path(checkout).glob(f'configs/**/{name}.yaml'))
+  found = pathlib.Path(checkout).glob(f'configs/**/{name}.yaml')
+  (path,) = [path for path in found if 'training' not in path.parts]
   config = OmegaConf.load(path)
   extra, piece = {}, name.startswith('one-d-piece')
   if piece:
