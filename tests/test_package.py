@@ -135,6 +135,7 @@ LAYERS = (
     'released',
     'io.convert',
     'io.export',
+    'io.load',
     'io.stablehlo',
     'bench',
     'report',

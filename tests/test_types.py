@@ -161,6 +161,23 @@ def test_encoded_is_a_pytree_without_what_is_none():
     encoded.codes = None
 
 
+def test_the_first_tokens_of_an_encoded():
+  encoded = types.Encoded(
+    codes=jnp.zeros((2, 3, 1), jnp.int32),
+    embeddings=None,
+    valid=jnp.ones((2, 3), bool),
+    length=jnp.full((2,), 3),
+    positions=None,
+    image_size=jnp.full((2, 2), 8),
+  )
+  for length, want in ((2, [2, 2]), (np.array([1, 3]), [1, 3])):
+    found = encoded.first(length)
+    np.testing.assert_array_equal(found.length, want)
+    slots = np.arange(3)[None] < np.array(want)[:, None]
+    np.testing.assert_array_equal(found.valid, slots)
+    assert found.codes is encoded.codes
+
+
 def test_loaded_can_be_explored():
   config = OneDConfig(
     image_size=8,

@@ -13,7 +13,8 @@ there. Weights are redrawn (redraw.py), images, text and noise drawn from seed
 1.
 
 `--compare titok_l32` writes no file: it compares an architecture of
-CHECKOUT/configs at its real size with this library.
+CHECKOUT/configs at its real size with this library, and both with the official
+class in float64. Errors are in deviations of the official output.
 """
 
 import argparse
@@ -216,7 +217,8 @@ def compare(checkout, name):
   from tokpress_jax.io import keymap
   from tokpress_jax.tokenizers import titok_keys
 
-  path = next(pathlib.Path(checkout).glob(f'configs/**/{name}.yaml'))
+  found = pathlib.Path(checkout).glob(f'configs/**/{name}.yaml')
+  (path,) = [path for path in found if 'training' not in path.parts]
   config = OmegaConf.load(path)
   extra, piece = {}, name.startswith('one-d-piece')
   if piece:
@@ -241,37 +243,47 @@ def compare(checkout, name):
   )
   weights.clear()
   pixels = np.moveaxis(2 * x.numpy() - 1, 1, -1)
-
-  def show(what, a, b):
-    error = np.abs(np.asarray(a) - b).max() / b.std()
-    print(f'{name} {what:24} {error:.2e}', flush=True)
-
   apply = jax.jit(model.apply, static_argnames='method')
-  latents = apply(variables, pixels, method='latents')
-  theirs = module.encoder(x, module.latent_tokens)
-  show('latents', latents, np.moveaxis(theirs.numpy()[:, :, 0], 1, -1))
   encoded = apply(variables, pixels, method='encode')
-  if config.continuous:
-    tokens = torch.from_numpy(np.array(encoded.embeddings))
-    tokens = tokens.permute(0, 2, 1)[:, :, None]
-    mode = module.quantize(theirs).mode()
-    show('means', tokens.numpy(), mode.numpy())
-  else:
-    tokens = module.quantize(theirs)[1]['min_encoding_indices']
-    differ = encoded.codes[..., 0] != tokens[:, 0].numpy()
-    print(name, 'codes that differ', int(differ.sum()), 'of', differ.size)
-    encoded = encoded.replace(codes=tokens[:, 0, :, None].numpy())
-  text = map(torch.from_numpy, extra.values())
   lengths = (1, 16, 100, 256) if piece else (config.num_tokens,)
+
+  tokens = module.quantize(module.encoder(x, module.latent_tokens))
+  if config.continuous:
+    tokens = tokens.mode()
+  else:
+    tokens = tokens[1]['min_encoding_indices']
+    differ = int((encoded.codes[..., 0] != tokens[:, 0].numpy()).sum())
+    print(name, 'codes that differ', differ, 'of', tokens.numel())
+
+  def theirs(dtype):
+    """Latents and reconstructions of all lengths, channels last."""
+    module.to(dtype)
+    cast = lambda t: t.to(dtype) if t.is_floating_point() else t
+    out = [module.encoder(cast(x), module.latent_tokens)[:, :, 0]]
+    text = [cast(torch.from_numpy(t)) for t in extra.values()]
+    for n in lengths:
+      cut = {'length': n} if piece else {}
+      out.append(module.decode_tokens(cast(tokens), *text, **cut).clamp(0, 1))
+    return [np.moveaxis(t.numpy(), 1, -1) for t in out]
+
+  if config.continuous:
+    vectors = np.moveaxis(tokens.numpy()[:, :, 0], 1, -1)
+    encoded = encoded.replace(embeddings=vectors)
+  else:
+    encoded = encoded.replace(codes=tokens[:, 0, :, None].numpy())
+  ours = [apply(variables, pixels, method='latents')]
   for n in lengths:
-    cut = {'length': n} if piece else {}
-    again = module.decode_tokens(tokens, *text, **cut).clamp(0, 1).numpy()
-    encoded = encoded.replace(length=np.full((1,), n, np.int32))
-    ours = apply(variables, encoded, method='decode', **extra)
-    show(
-      f'reconstruction, {n} tokens',
-      (np.asarray(ours) + 1) / 2,
-      np.moveaxis(again, 1, -1),
+    image = apply(variables, encoded.first(n), method='decode', **extra)
+    ours.append((np.asarray(image) + 1) / 2)
+  names = ['latents', *(f'image from {n}' for n in lengths)]
+  error = lambda a, b: f'{np.abs(np.asarray(a) - b).max() / b.std():.1e}'
+  for what, a, b, truth in zip(
+    names, ours, theirs(torch.float32), theirs(torch.float64), strict=True
+  ):
+    print(
+      f'{name} {what}: between us {error(a, b)}; from its float64: ours '
+      f'{error(a, truth)}, theirs {error(b, truth)}',
+      flush=True,
     )
 
 

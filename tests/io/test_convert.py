@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import titok_case
 import var_case
+from PIL import Image
 from redraw import redraw, unpack
 
 from tokpress_jax import __main__ as entry
@@ -231,6 +232,19 @@ def test_a_titok_is_converted_and_loaded(tmp_path, capsys):
     assert config.layout == ('token' if name == 'vae' else 'legacy')
     assert config.continuous == (name == 'vae')
     assert config.prefixes == ('whole' if name == 'vae' else 'any')
+  image = tmp_path / 'image.png'
+  pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+  Image.fromarray(pixels).save(image)
+  vae, sheet = tmp_path / 'our_vae.safetensors', tmp_path / 'sheet.png'
+  assert run('reconstruct', vae, image, '--out', sheet) == 0
+  assert ' 6   continuous ' in capsys.readouterr().out
+  assert run('encode', vae, image, '--out', tmp_path / 'x.tok') == 2
+  assert 'this tokenizer is continuous' in capsys.readouterr().err
+  text = tmp_path / 'text.safetensors'
+  assert run('convert', 'titok', titok_file('tatitok', tmp_path), '--out',
+             text) == 0  # fmt: skip
+  assert run('reconstruct', text, image, '--out', sheet) == 2
+  assert 'reads condition=(1, 5, 24), got None' in capsys.readouterr().err
 
 
 def test_a_layout_is_an_option_of_titok_alone(here, tmp_path, capsys):

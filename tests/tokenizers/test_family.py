@@ -118,7 +118,7 @@ ROWS = {
       tokens=5,
       encoder=TOWER,
       decoder=tokenizers.TowerConfig(width=12, depth=1, heads=3),
-      quantizer=VQ,
+      quantizer=dataclasses.replace(VQ, codebook_size=64),
       text_tokens=3,
       text_features=7,
     ),
@@ -143,12 +143,18 @@ def loaded(name, dtype=jnp.float32):
   shapes = jax.eval_shape(module.init, jax.random.key(0), IMAGES)
   rng = np.random.default_rng(1)
 
-  def draw(x):
+  def draw(path, x):
+    kind = path[-1].key
     scale = 0.3 if x.ndim < 2 else x.shape[-2] ** -0.5
-    return jnp.asarray(rng.normal(size=x.shape) * scale, jnp.float32)
+    # As large as what they are added to or compared with, and norms about 1.
+    draws = {'table': (1, 0), 'codebook': (1, 0), 'scale': (0.3, 1)}
+    draws |= {'bias': (0.3, 0)}
+    scale, shift = draws.get(kind, (scale, 0))
+    return jnp.asarray(rng.normal(size=x.shape) * scale + shift, jnp.float32)
 
   spec = types.Spec(name='tiny', family='tokenizer', config=config)
-  return types.Loaded(module, jax.tree.map(draw, shapes), spec)
+  drawn = jax.tree_util.tree_map_with_path(draw, shapes)
+  return types.Loaded(module, drawn, spec)
 
 
 @functools.cache
@@ -224,7 +230,10 @@ def other_codes(name, codes):
 
 def close(a, b, atol=1e-5):
   np.testing.assert_allclose(
-    np.asarray(a, np.float32), np.asarray(b, np.float32), atol=atol
+    np.asarray(a, np.float32),
+    np.asarray(b, np.float32),
+    rtol=1e-6,
+    atol=atol,
   )
 
 

@@ -257,21 +257,21 @@ def fetch(name: str) -> pathlib.Path:
       f'{name} is not in {path.parent}. To download it: pip install '
       f"'tokpress_jax[hub,convert]'. {by_hand}"
     ) from None
-  source, reasons = None, []
+  source, failures = None, []
   for file in (row.file, *row.instead):
     print(f'{name}: downloading {file} of huggingface.co/{row.repository}')
     try:
       source = huggingface_hub.hf_hub_download(row.repository, file)
       break
     except (OSError, ValueError) as error:
-      said = str(error).strip() or type(error).__name__
-      reasons.append((said.splitlines()[0], error))
+      failures.append(error)
   if source is None:
-    reason, cause = reasons[0]
+    first = failures[0]
+    reason = (str(first).strip() or type(first).__name__).splitlines()[0]
     raise UserError(
       f'{name} is not in {path.parent}, and the Hugging Face hub did not give '
       f'it: {reason} {by_hand}'
-    ) from cause
+    ) from first
   print(f'Converting {file} of {row.repository} to {path}')
   export.save_file(convert(source, name), path, tokenizer=row.tokenizer)
   return path

@@ -165,9 +165,11 @@ def legal_length(tokens: int, boundaries: tuple[int, ...]) -> int:
       largest.
   """
   if not boundaries[0] <= tokens <= boundaries[-1]:
+    some = f'{boundaries[0]} to {boundaries[-1]} tokens per image'
+    if len(boundaries) == 1:
+      some = f'all of its {boundaries[0]} tokens for every image'
     raise errors.UserError(
-      f'a budget of {tokens} tokens does not fit: this tokenizer uses '
-      f'{boundaries[0]} to {boundaries[-1]} tokens per image'
+      f'a budget of {tokens} tokens does not fit: this tokenizer uses {some}'
     )
   legal = max(b for b in boundaries if b <= tokens)
   if legal != tokens:

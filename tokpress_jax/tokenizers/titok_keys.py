@@ -1,11 +1,13 @@
 """Released weights of the TiTok family: their names, and the configs they fit.
 
 TiTok and TA-TiTok of bytedance/1d-tokenizer, One-D-Piece of
-turingmotors/One-D-Piece. Two things no tensor says. The layout of the tokens
-('legacy' or 'token', see `TiTokConfig`): the official classes have one flag for
-it and for the head, so a head over the VQGAN's codes is taken for 'legacy' and
-a head of pixels for 'token', unless `layout` says otherwise. And whether every
-prefix decodes: it does in One-D-Piece, whose files are TiTok's in all else.
+turingmotors/One-D-Piece. Three things no tensor says. Whether every prefix
+decodes: it does in One-D-Piece, whose files are TiTok's in all else. The layout
+of the tokens ('legacy' or 'token', see `TiTokConfig`): the official classes
+have one flag for it and for the head, so a head over the VQGAN's codes is taken
+for 'legacy' and a head of pixels for 'token', unless `layout` says otherwise.
+And whether codes have unit length: those of the released tokenizers with a head
+over the VQGAN's codes do, the others do not.
 """
 
 from __future__ import annotations
@@ -147,7 +149,7 @@ def config_of(
     tokens=shapes['latent_tokens'][0],
     encoder=_tower_of(shapes, 'encoder'),
     decoder=_tower_of(shapes, 'decoder'),
-    quantizer=_quantizer_of(shapes, layout),
+    quantizer=_quantizer_of(shapes, unit=vqgan is not None),
     layout=layout,
     prefixes='any' if prefixes == 'any' else 'whole',
     vqgan=vqgan,
@@ -172,7 +174,9 @@ def _tower_of(shapes: Mapping[str, tuple[int, ...]], tower: str) -> TowerConfig:
   return TowerConfig(width=width, depth=depth, heads=heads)
 
 
-def _quantizer_of(shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> Any:
+def _quantizer_of(
+  shapes: Mapping[str, tuple[int, ...]], *, unit: bool
+) -> quantize.VQConfig | quantize.GaussianConfig:
   features = shapes['decoder.decoder_embed.weight'][1]
   if 'quantize.embedding.weight' not in shapes:
     if shapes['encoder.conv_out.weight'][0] != 2 * features:
@@ -183,9 +187,9 @@ def _quantizer_of(shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> Any:
       )
     return quantize.GaussianConfig(dim=features)
   codes, dim = shapes['quantize.embedding.weight']
-  # The released tokenizers with legacy layout are those with unit codes.
-  distance = 'cosine' if layout == 'legacy' else 'l2'
-  return quantize.VQConfig(codebook_size=codes, dim=dim, distance=distance)
+  return quantize.VQConfig(
+    codebook_size=codes, dim=dim, distance='cosine' if unit else 'l2'
+  )
 
 
 def _vqgan_of(
