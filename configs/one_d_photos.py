@@ -1,4 +1,4 @@
-"""A row of 32 adaptive tokens (444 bits) per crop of a photograph.
+"""A row of 16 adaptive tokens (223 bits) per crop of a photograph.
 
   tokpress train configs/one_d_photos.py --workdir runs/one_d_photos
 
@@ -19,14 +19,14 @@ def get_config() -> Config:
     name='one_d_photos',
     task=TokenizerTask(
       model=OneDConfig(
-        image_size=64,
+        image_size=32,
         channels=3,
         patch=8,
-        tokens=32,
-        width=128,
+        tokens=16,
+        width=96,
         heads=4,
-        encoder_depth=3,
-        decoder_depth=3,
+        encoder_depth=2,
+        decoder_depth=2,
         activation='relu',
         quantizer=FSQConfig(levels=(8, 8, 8, 6, 5)),
       ),
@@ -35,17 +35,17 @@ def get_config() -> Config:
       lengths='uniform',
       full=0.25,
     ),
-    data=DataConfig(name='photos', flip=True),
+    data=DataConfig(name='photos', image_size=32, flip=True),
     train=TrainConfig(
-      steps=1000,
-      batch_size=32,
+      steps=1500,
+      batch_size=64,
       ema_decay=0.99,
       log_every=50,
-      eval_every=250,
-      checkpoint_every=250,
+      eval_every=500,
+      checkpoint_every=500,
     ),
     optim=OptimConfig(
-      learning_rate=2e-3,
+      learning_rate=4e-3,
       warmup_steps=100,
       final_scale=0.02,
       b2=0.99,

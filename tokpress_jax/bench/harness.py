@@ -32,6 +32,7 @@ Call = Callable[[], Any]
 _BENCHES = {
   'conv': 'tokpress_jax.bench.conv',
   'matmul': 'tokpress_jax.bench.matmul',
+  'titok': 'tokpress_jax.bench.titok',
   'train_step': 'tokpress_jax.bench.train_step',
   'var': 'tokpress_jax.bench.var',
 }

@@ -65,7 +65,7 @@ class Official:
     from tokpress_jax.generators import scale_wise_keys
     from tokpress_jax.tokenizers import var_keys
 
-    self.torch = torch = _torch()
+    self.torch = torch = import_torch()
     self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
     if threads is not None:
       torch.set_num_threads(threads)
@@ -76,8 +76,8 @@ class Official:
         depth=depth,
         shared_aln=shared,
       )
-    _fill(torch, self.model, variables, scale_wise_keys.RULES)
-    _fill(torch, self.tokenizer, tokenizer_variables, var_keys.RULES)
+    fill(torch, self.model, variables, scale_wise_keys.RULES)
+    fill(torch, self.tokenizer, tokenizer_variables, var_keys.RULES)
     self.model.eval()
     self.tokenizer.eval()
     self.dtype = getattr(torch, dtype)
@@ -210,7 +210,8 @@ class Official:
     ]
 
 
-def _torch() -> Any:
+def import_torch() -> Any:
+  """PyTorch; raises UserError if it is not there."""
   try:
     import torch
   except ImportError:
@@ -260,7 +261,7 @@ def _imported(path: str) -> Iterator[Callable[..., Any]]:
         delattr(layer, name_of)
 
 
-def _fill(
+def fill(
   torch: Any, module: Any, variables: Mapping[str, Any], rules: Any
 ) -> None:
   """Copies our variables into an official module."""
