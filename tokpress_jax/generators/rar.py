@@ -199,7 +199,7 @@ class RAR(linen.Module):
         f'{length} codes do not fit a generator of {self.config.tokens} tokens'
       )
     order = orders.Order(rank=ranked.rank, sizes=(1,) * length)
-    place = order.permutation  # [B, n], the position at each slot
+    place = jnp.asarray(order.permutation)  # [B, n], the position at each slot
     label = self.class_embed(labels, deterministic=deterministic)[:, None]
     x = inputs.shifted(
       self._class_token(label),
@@ -207,8 +207,8 @@ class RAR(linen.Module):
     )
     x = inputs.started(self._start_token(label), x + self.targets(place))
     cond = label + self.times(slice(1 + length))[None]
-    rank = orders.raster(1 + length).rank
-    mask = visibility.causal_blocks(rank)[None, None]
+    mask = visibility.causal_blocks(orders.raster(1 + length).rank)
+    mask = jnp.asarray(mask)[None, None]
     x, _ = self.stack(x, cond=cond, mask=mask, deterministic=deterministic)
     return order.to_positions(self.head(x[:, 1:], cond[:, 1:]))
 
