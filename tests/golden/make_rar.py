@@ -7,8 +7,12 @@ bytedance/1d-tokenizer, commit 942a96fbdd873780179d1b78d5462911528bf8c8
 MLP is timm's, for which the one below stands in. Weights are redrawn
 (redraw.py); codes, labels, orders and noise are drawn from seed 1
 (rar_case.py). Multinomial draws become argmax(log p + g).
+
+`python tests/golden/make_rar.py CHECKOUT --compare rar-b` writes no file: it
+compares a released architecture with this library.
 """
 
+import argparse
 import pathlib
 import sys
 import types
@@ -42,11 +46,10 @@ def stand_in(name, **contents):
     setattr(module, key, value)
 
 
-def official():
+def official(c):
   from modeling.rar import RAR
   from omegaconf import OmegaConf
 
-  c = SMALL
   config = OmegaConf.create(
     {
       'model': {
@@ -85,8 +88,8 @@ def taught(model, codes, labels, orders):
   return logits[:, :-1].numpy(), targets.numpy()
 
 
-def sampled(model, labels, noise):
-  """Codes drawn with the given noise, and the guided logits behind them."""
+def sampled(model, labels, noise, **options):
+  """Codes drawn with the given noise, and the log probabilities behind."""
   queue, found = [torch.from_numpy(g) for g in noise.swapaxes(0, 1)], []
 
   def draw(probs, num_samples):
@@ -97,15 +100,16 @@ def sampled(model, labels, noise):
   kept = torch.multinomial
   torch.multinomial = draw
   try:
-    codes = model.generate(torch.from_numpy(labels.copy()), **SAMPLING)
+    codes = model.generate(
+      torch.from_numpy(labels.copy()), **SAMPLING, **options
+    )
   finally:
     torch.multinomial = kept
   assert not queue
   return codes.numpy(), np.stack(found, axis=1)
 
 
-@torch.no_grad()
-def main(checkout):
+def prepare_imports(checkout):
   sys.path.insert(0, str(checkout))
   # Its __init__ imports the losses, and with them torchvision.
   stand_in('modeling.modules')
@@ -116,8 +120,11 @@ def main(checkout):
   parts.BaseModel = BaseModel
   stand_in('timm')
   stand_in('timm.layers', Mlp=Mlp)
+
+
+def make():
   codes, labels, orders, noise = inputs(SMALL)
-  model = official()
+  model = official(SMALL)
   shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
   weights = redraw(shapes, rules=RULES)
 
@@ -132,8 +139,7 @@ def main(checkout):
   assert (targets == np.take_along_axis(codes, orders, 1)).all()
   drawn, log_probs = sampled(model, labels[:2], noise[:2])
   # Without a cache the official sampler draws the same.
-  SAMPLING['kv_cache'] = False
-  again, _ = sampled(model, labels[:2], noise[:2])
+  again, _ = sampled(model, labels[:2], noise[:2], kv_cache=False)
   assert (drawn == again).all()
   best = np.sort(log_probs + noise[:2], axis=-1)
   print('codes', drawn)
@@ -148,5 +154,77 @@ def main(checkout):
   print((HERE / 'rar.npz').stat().st_size, 'bytes')
 
 
+def compare(name):
+  """A released architecture, theirs against ours, by hand."""
+  import jax
+  import jax.numpy as jnp
+
+  from tokpress_jax import generators, released, types
+  from tokpress_jax.generators import rar_keys, sampling
+  from tokpress_jax.io import keymap
+
+  config = released.RELEASED[name].make_config()
+  c = {
+    'codes': config.codebook_size,
+    'classes': config.num_classes,
+    'tokens': config.tokens,
+    'width': config.width,
+    'heads': config.heads,
+    'layers': config.depth,
+    'hidden': round(config.mlp_ratio * config.width),
+  }
+  codes, labels, orders, noise = inputs(c, 2)
+  model = official(c)
+  shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+  print(name, sum(map(np.prod, shapes.values())), 'official parameters')
+  assert rar_keys.config_of(shapes) == config
+  weights = redraw(shapes, rules=RULES)
+  put(model, weights)
+  theirs, _ = taught(model, codes, labels, orders)
+  drawn, log_probs = sampled(model, labels, noise)
+  del model
+  variables = keymap.convert(
+    rar_keys.prepare(weights), rar_keys.RULES, rar_keys.expected(config)
+  )
+  spec = types.Spec(name=name, family='generator', config=config)
+  ours = types.Loaded(config.build(), variables, spec)
+  rank = jnp.asarray(np.argsort(orders, axis=1), jnp.int32)
+  ranked = generators.Ranked(codes=jnp.asarray(codes), rank=rank)
+  logits = jax.jit(lambda g, x, y: g(x, y))(ours, ranked, labels)
+  logits = np.take_along_axis(np.asarray(logits), orders[..., None], axis=1)
+  for row, order in enumerate(('raster', 'random')):
+    error = np.abs(logits[row] - theirs[row]).max() / theirs.std()
+    print(f'logits in {order} order differ by {error:.2e} deviations')
+  sampling.token_gumbel = lambda rng, rows, slots, size: noise[:, slots]
+  noise = jnp.asarray(noise)
+  sampler = generators.Sampler(
+    guidance=SAMPLING['guidance_scale'],
+    schedule='power-cosine',
+    power=SAMPLING['guidance_scale_pow'],
+    temperature=SAMPLING['randomize_temperature'],
+  )
+  again = generators.sample(
+    ours, jnp.asarray(labels), rng=jax.random.key(0), sampler=sampler
+  )
+  differ = int((np.asarray(again.codes[..., 0]) != drawn).sum())
+  best = np.sort(log_probs + np.asarray(noise), axis=-1)
+  lead = (best[..., -1] - best[..., -2]).min()
+  print(f'{differ} of {drawn.size} sampled codes differ; closest race {lead}')
+  print(len(np.unique(drawn)), 'different codes drawn')
+
+
+@torch.no_grad()
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument('checkout', type=pathlib.Path)
+  parser.add_argument('--compare')
+  flags = parser.parse_args()
+  prepare_imports(flags.checkout.resolve())
+  if flags.compare:
+    compare(flags.compare)
+  else:
+    make()
+
+
 if __name__ == '__main__':
-  main(pathlib.Path(sys.argv[1]).resolve())
+  main()
