@@ -106,6 +106,14 @@ _ENTRIES = {
       evidence='official',
       licence='Apache-2.0',
     ),
+    _row(
+      'rar',
+      'generator',
+      'generators.rar:RARConfig',
+      paper='RAR, arXiv:2411.00776',
+      evidence='official',
+      licence='Apache-2.0',
+    ),
     _row('vit', 'model', 'models.vit:ViTConfig', paper='ViT, arXiv:2010.11929'),
     _row(
       'tome',

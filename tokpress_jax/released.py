@@ -171,6 +171,14 @@ KINDS = {
       licence='Apache-2.0; for research, its authors say',
       prepare='prepare',
     ),
+    Kind(
+      name='rar',
+      keys='generators.rar_keys',
+      mark='target_aware_pos_embed',
+      tokenizer='maskgit-vqgan',
+      licence='Apache-2.0; for research, its authors say',
+      prepare='prepare',
+    ),
   )
 }
 
@@ -293,6 +301,28 @@ _MASKGITS = (
   ),
 )
 
+
+def _rar(name: str, parameters: int, *arguments: int) -> Released:
+  return Released(
+    name=f'rar-{name}',
+    kind='rar',
+    config='released_config',
+    arguments=arguments,
+    parameters=parameters,
+    repository='yucornetto/RAR',
+    file=f'rar_{name}.bin',
+    tokenizer='maskgit-vqgan',
+  )
+
+
+# Without 2,146 rows of each official file that nothing reads.
+_RARS = (
+  _rar('b', 259_275_520, 768, 24, 3072),
+  _rar('l', 459_470_848, 1024, 24, 4096),
+  _rar('xl', 952_678_144, 1280, 32, 5120),
+  _rar('xxl', 1_495_499_136, 1408, 40, 6144),
+)
+
 RELEASED = {
   row.name: row
   for row in (
@@ -317,6 +347,7 @@ RELEASED = {
     ),
     *_TITOKS,
     *_MASKGITS,
+    *_RARS,
   )
 }
 

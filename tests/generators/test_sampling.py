@@ -85,6 +85,10 @@ def test_guidance_schedules():
   # RAR: 1 + (g - 1) (1 - cos(pi (k / S)^p)) / 2, at p = 3 and k / S = 1 / 2.
   power = weights(guidance=5.0, schedule='power-cosine')
   close(power[2], 4 * (1 - np.cos(np.pi / 8)) / 2)
+  power = weights(guidance=5.0, schedule='power-cosine', power=1.0)
+  close(power, 2 * (1 - np.cos(np.pi * np.arange(4) / 4)))
+  power = weights(guidance=5.0, schedule='power-cosine', power=0.0)
+  close(power, [4, 4, 4, 4])  # what RAR's demo calls constant
   assert sampling.Sampler().weights(4) is None
   c, u = jnp.array([2.0]), jnp.array([1.0])
   assert sampling.guide(c, u, 0.5).item() == 2.5
@@ -106,6 +110,15 @@ def test_sampler_is_a_pytree_whose_numbers_do_not_recompile():
     _, weights = draw(sampler, x, noise)
     assert weights[-1] == g
   assert len(traces) == 1
+  weigh = jax.jit(lambda sampler: sampler.weights(2))
+  for power in (1.0, 2.0):
+    sampler = sampling.Sampler(
+      guidance=3.0, schedule='power-cosine', power=power
+    )
+    np.testing.assert_allclose(
+      weigh(sampler)[1], 1 - np.cos(np.pi * 0.5**power), rtol=1e-6
+    )
+  assert weigh._cache_size() == 1
 
 
 @pytest.mark.parametrize(

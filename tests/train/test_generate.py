@@ -9,6 +9,7 @@ import pytest
 import tiny_models
 
 from tokpress_jax.data import DatasetInfo
+from tokpress_jax.generators import RARConfig
 from tokpress_jax.io import export
 from tokpress_jax.train.tasks import GeneratorTask
 
@@ -49,7 +50,9 @@ def bound(tmp_path_factory):
 
 def test_loss_and_accuracy_of_every_block(bound):
   task, variables, loss, evaluate = bound
-  codes, inputs, labels = jax.jit(task._targets)(variables, BATCH)
+  codes, inputs, labels, _ = jax.jit(task._targets)(
+    variables, BATCH, jax.random.key(0), jnp.int32(0)
+  )
   own = {'params': variables['params']}
   logits = jax.jit(task.model.build().apply)(own, inputs, labels)
   logits, codes = np.float64(logits)[:4], np.asarray(codes)[:4]
@@ -87,3 +90,30 @@ def test_codes_of_the_batch_take_the_place_of_images(bound):
   same(evaluate(variables, batch), evaluate(variables, BATCH))
   other = batch | {'codes': (codes + 1) % 16}
   assert loss(variables, other)[0] != loss(variables, batch)[0]
+
+
+def test_orders_follow_the_step_and_are_raster_where_a_model_is_judged(
+  tmp_path,
+):
+  tokenizer = tiny_models.one_d()
+  export.export(tokenizer.module, tokenizer.variables, tmp_path / 'model')
+  model = RARConfig(
+    class_dropout=0.0, width=16, depth=1, heads=2, anneal=(10, 20)
+  )
+  task = GeneratorTask(model=model, tokenizer=str(tmp_path / 'model'))
+  task = task.bind(INFO)
+  assert task.model.tokens == 3 and task.model.codebook_size == 16
+  draw = lambda x: jnp.asarray(RNG.normal(size=x.shape) * 0.5, jnp.float32)
+  own = jax.tree.map(draw, jax.eval_shape(task.init, jax.random.key(0)))
+  variables = {**own, 'frozen': task.constants()}
+  codes = RNG.integers(16, size=(B, 3, 1))
+  batch = {'codes': codes, 'label': BATCH['label']}
+  (program,) = task.programs()
+  loss = jax.jit(program.loss)
+  at = lambda step: float(
+    loss(variables, batch, jax.random.key(0), jnp.int32(step))[0]
+  )
+  judged = jax.jit(task.evaluate)(variables, batch, jax.random.key(0))['loss']
+  np.testing.assert_allclose(at(20), judged[0] / judged[1], rtol=1e-5)
+  np.testing.assert_allclose(at(0), at(10), rtol=1e-6)
+  assert abs(at(0) - at(20)) > 1e-3

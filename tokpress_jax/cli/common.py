@@ -24,6 +24,7 @@ class SamplerFlags:
     seed: The same seed draws the same images, for one batch size.
     guidance: Scale of classifier-free guidance; none by default.
     schedule: Of the guidance over the steps.
+    power: Of the schedule power-cosine; RAR-B has 2.75.
     temperature: Of the draw; 0 takes the most probable code.
     top_k: Draw among the k most probable codes only.
     top_p: Draw among the most probable codes that hold this much.
@@ -37,6 +38,7 @@ class SamplerFlags:
   seed: int = 0
   guidance: float | None = None
   schedule: Literal[tuple(sampling.SCHEDULES)] = 'linear'  # type: ignore[valid-type]
+  power: float = 3.0
   temperature: float = 1.0
   top_k: int | None = None
   top_p: float | None = None
@@ -52,6 +54,7 @@ class SamplerFlags:
       top_p=self.top_p,
       guidance=self.guidance,
       schedule=self.schedule,
+      power=self.power,
       smooth=smooth,
       steps=self.steps,
       choice_temperature=self.choice_temperature,

@@ -15,6 +15,7 @@ from tokpress_jax.generators.next_token import (
   NextTokenGenerator,
 )
 from tokpress_jax.generators.order import Order, reveal_counts
+from tokpress_jax.generators.rar import RAR, Ranked, RARConfig
 from tokpress_jax.generators.ready import for_sampling
 from tokpress_jax.generators.sampling import SCHEDULES, Sampler
 from tokpress_jax.generators.scale_wise import (
@@ -30,6 +31,7 @@ from tokpress_jax.generators.search import (
 )
 
 __all__ = [
+  'RAR',
   'SCHEDULES',
   'BlockLoop',
   'Box',
@@ -42,6 +44,8 @@ __all__ = [
   'NextTokenConfig',
   'NextTokenGenerator',
   'Order',
+  'RARConfig',
+  'Ranked',
   'RefineLoop',
   'Sampled',
   'Sampler',

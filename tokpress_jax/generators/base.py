@@ -99,21 +99,29 @@ class GeneratorConfig:
     raise NotImplementedError
 
   def train_inputs(
-    self, codes: Array, tokenizer: Tokenizing, rng: Array
-  ) -> Array:
+    self,
+    codes: Array,
+    tokenizer: Tokenizing,
+    rng: Array,
+    *,
+    step: Array | None = None,
+  ) -> Any:
     """Gives what the training pass reads, beside the labels.
 
     Args:
       codes: int32 [B, N, Q].
       tokenizer: calls a method of the tokenizer by name, its variables bound.
       rng: a typed key, for what is masked or drawn.
+      step: of training, int32, for what changes over it (RAR's orders); None
+        where a model is judged.
 
     Returns:
-      The first argument of the module's `__call__`.
+      The first argument of the module's `__call__`, an array or a pytree of
+      arrays with a leading axis B.
     """
     raise NotImplementedError
 
-  def counted(self, inputs: Array) -> Array | None:
+  def counted(self, inputs: Any) -> Array | None:
     """Which tokens the loss counts, bool [B, N]; None for all.
 
     Args:
@@ -122,7 +130,7 @@ class GeneratorConfig:
     del inputs
     return None
 
-  def example_inputs(self) -> tuple[Array, Array]:
+  def example_inputs(self) -> tuple[Any, Array]:
     """Arguments of the module's `__call__`, for its initialisation."""
     raise NotImplementedError
 
@@ -173,7 +181,7 @@ class RowConfig(GeneratorConfig):
       prefixes=() if bounds == tuple(range(1, tokens + 1)) else bounds,
     )
 
-  def example_inputs(self) -> tuple[Array, Array]:
+  def example_inputs(self) -> tuple[Any, Array]:
     """See `GeneratorConfig`."""
     return jnp.zeros((1, self.tokens), jnp.int32), jnp.zeros((1,), jnp.int32)
 

@@ -39,8 +39,9 @@ class CategoricalHead(nn.Module):
 
     Args:
       x: [B, T, D].
-      cond: [B, D], or None; decides whether the norm is affine (None) or
-        modulated (adaLN: SiLU, then a linear layer to scale and shift).
+      cond: [B, D] or, per position, [B, T, D], or None; decides whether the
+        norm is affine (None) or modulated (adaLN: SiLU, then a linear layer to
+        scale and shift).
 
     Returns:
       float32 [B, T, V].
@@ -53,11 +54,13 @@ class CategoricalHead(nn.Module):
       name='norm',
     )(x)
     if cond is not None:
+      if cond.ndim == 2:
+        cond = cond[:, None]
       half = nn.initializers.truncated_normal(0.5 * (3 * self.width) ** -0.5)
       ada = products.Dense(
         2 * self.width, dtype=self.dtype, kernel_init=half, name='ada'
       )(nn.silu(cond))
-      scale, shift = jnp.split(ada.astype(jnp.float32)[:, None], 2, axis=-1)
+      scale, shift = jnp.split(ada.astype(jnp.float32), 2, axis=-1)
       y = norms.modulate(y, scale, shift)
     small = nn.initializers.truncated_normal(0.02 * (3 * self.width) ** -0.5)
     logits = products.Dense(

@@ -87,7 +87,12 @@ class MaskGITConfig(base.RowConfig):
     )
 
   def train_inputs(
-    self, codes: Array, tokenizer: base.Tokenizing, rng: Array
+    self,
+    codes: Array,
+    tokenizer: base.Tokenizing,
+    rng: Array,
+    *,
+    step: Array | None = None,
   ) -> Array:
     """The codes, a random part of them masked; the loss is that of the part.
 
@@ -96,11 +101,12 @@ class MaskGITConfig(base.RowConfig):
       tokenizer: not read.
       rng: a typed key; as many are masked in a row as `schedule` says at a time
         drawn uniformly.
+      step: not read.
 
     Returns:
       int32 [B, N], V where masked.
     """
-    del tokenizer
+    del tokenizer, step
     codes = codes[..., 0]
     time_rng, order_rng = jax.random.split(rng)
     batch, length = codes.shape

@@ -71,10 +71,15 @@ class NextTokenConfig(base.RowConfig):
     )
 
   def train_inputs(
-    self, codes: Array, tokenizer: base.Tokenizing, rng: Array
+    self,
+    codes: Array,
+    tokenizer: base.Tokenizing,
+    rng: Array,
+    *,
+    step: Array | None = None,
   ) -> Array:
     """The codes themselves."""
-    del tokenizer, rng
+    del tokenizer, rng, step
     return codes[..., 0]
 
   def build(self, *, dtype: Any = jnp.float32) -> NextTokenGenerator:

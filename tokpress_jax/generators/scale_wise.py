@@ -162,10 +162,15 @@ class ScaleWiseConfig(base.GeneratorConfig):
     )
 
   def train_inputs(
-    self, codes: Array, tokenizer: base.Tokenizing, rng: Array
+    self,
+    codes: Array,
+    tokenizer: base.Tokenizing,
+    rng: Array,
+    *,
+    step: Array | None = None,
   ) -> Array:
     """The tokenizer's `next_inputs`."""
-    del rng
+    del rng, step
     return tokenizer('next_inputs', codes)
 
   def example_inputs(self) -> tuple[Array, Array]:

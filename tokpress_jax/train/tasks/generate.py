@@ -111,7 +111,9 @@ class GeneratorTask(Task):
       for i, (name, scales) in enumerate(zip(names, passes, strict=True))
     )
 
-  def _targets(self, variables: Variables, batch: Batch, rng: jax.Array):
+  def _targets(
+    self, variables: Variables, batch: Batch, rng: jax.Array, step: Any
+  ):
     """Codes [B, N], inputs, labels [B], and the codes that count [B, N]."""
     tokenizer = self.loaded.module
     frozen = variables[FROZEN]
@@ -120,7 +122,8 @@ class GeneratorTask(Task):
       images = images_lib.to_float(batch['image'])
       codes = tokenizer.apply(frozen, images, method='encode').codes
     call = lambda method, *args: tokenizer.apply(frozen, *args, method=method)
-    inputs = jax.lax.stop_gradient(self.model.train_inputs(codes, call, rng))
+    inputs = self.model.train_inputs(codes, call, rng, step=step)
+    inputs = jax.lax.stop_gradient(inputs)
     labels = batch.get('label')
     if labels is None or self.model.num_classes == 0:
       labels = jnp.zeros(codes.shape[:1], jnp.int32)
@@ -143,9 +146,10 @@ class GeneratorTask(Task):
     A pass weighs each of its tokens as the whole would (1 / N), so that the
     passes of a cycle add up to one objective (MVAR's official trainer).
     """
-    del step
     rng, inputs_rng = jax.random.split(rng)
-    codes, inputs, labels, mask = self._targets(variables, batch, inputs_rng)
+    codes, inputs, labels, mask = self._targets(
+      variables, batch, inputs_rng, step
+    )
     own = {k: v for k, v in variables.items() if k != FROZEN}
     module = self.model.build(dtype=self.dtype)
     options: dict[str, Any] = {} if scales is None else {'scales': scales}
@@ -189,7 +193,7 @@ class GeneratorTask(Task):
     Of all tokens, and of each block: `loss_5` is that of the block whose last
     token is the fifth.
     """
-    codes, inputs, labels, whole = self._targets(variables, batch, rng)
+    codes, inputs, labels, whole = self._targets(variables, batch, rng, None)
     own = {k: v for k, v in variables.items() if k != FROZEN}
     module = self.model.build(dtype=self.dtype)
     logits = cast(jax.Array, module.apply(own, inputs, labels))
