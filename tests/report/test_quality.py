@@ -9,10 +9,10 @@ import numpy as np
 from tokpress_jax import report, types
 from tokpress_jax.tokenizers import lengths
 
-BOUNDS = (1, 2, 4, 8)
+BOUNDS = (1, 2, 3, 5, 6, 7, 8, 9, 10, 12, 14, 16)
 ROWS = np.random.default_rng(0)
-# The error of each image at each length; the fourth's is no longer falling.
-ERROR = np.exp(-np.arange(4) + ROWS.normal(size=(20, 4)) * 0.8)
+# The error of each image at each length; it does not only fall.
+ERROR = np.exp(-np.arange(12) / 4 + ROWS.normal(size=(60, 12)) * 0.8)
 ERROR = ERROR.astype(np.float32)
 
 
@@ -35,7 +35,7 @@ class Tokenizer(nn.Module):
     return types.Encoded(
       codes=images,
       embeddings=None,
-      valid=lengths.prefix_mask(length, 8),
+      valid=lengths.prefix_mask(length, 16),
       length=length,
       positions=None,
       image_size=jnp.zeros((len(images), 2), jnp.int32),
@@ -51,19 +51,26 @@ class Tokenizer(nn.Module):
 
 
 def test_costs_equal_those_of_loops():
-  images = np.tile(ERROR[:, None, :, None], (1, 4, 1, 1))
+  images = np.tile(ERROR[:, None, :, None], (1, 12, 1, 1))
   spec = types.Spec(name='', family='tokenizer', config=Config())
   loaded = types.Loaded(Tokenizer(), {}, spec)
-  found = report.measure_quality(loaded, images, parts=(0.25, 0.5), batch=8)
+  found = report.measure_quality(loaded, images, parts=(0.25, 0.5), batch=32)
   psnr = -20 * np.log10(ERROR / 2)
-  for cost, column in zip(found, (1, 2), strict=True):
+  for cost, column in zip(found, (3, 6), strict=True):
     target = np.median(psnr[:, column])
     np.testing.assert_allclose(cost.target, target, rtol=1e-5)
     length = []
-    for row in psnr:  # Bisection over four: the second, then a neighbour.
-      low, high = (0, 1) if row[1] >= target - 1e-4 else (2, 3)
-      good = row[low] >= target - 1e-4
-      length.append(BOUNDS[low if good else high])
+    for row in psnr:
+      low, high = 0, 11
+      while low < high:
+        middle = (low + high) // 2
+        if row[middle] >= target - 1e-4:
+          high = middle
+        else:
+          low = middle + 1
+      near = range(max(high - 4, 0), high)
+      good = [i for i in near if row[i] >= target - 1e-4]
+      length.append(BOUNDS[min(good, default=high)])
     shortest = [
       min(
         [b for b, q in zip(BOUNDS, row, strict=True) if q >= target - 1e-4],
@@ -79,7 +86,7 @@ def test_costs_equal_those_of_loops():
     )
     share = (psnr >= target - 1e-4).mean(axis=0)
     fixed = min(
-      [b for b, s in zip(BOUNDS, share, strict=True) if s >= hits], default=8
+      [b for b, s in zip(BOUNDS, share, strict=True) if s >= hits], default=16
     )
     np.testing.assert_allclose(cost.tokens, np.mean(length))
     np.testing.assert_allclose(cost.hits, hits)

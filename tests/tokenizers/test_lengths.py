@@ -122,6 +122,8 @@ def test_quality_is_psnr_unless_told_and_may_differ_by_row():
   targets = jnp.array([13.9, 20.1, 60.0])
   got = Quality(target=targets).lengths(coded(3, SCALES, decode))
   np.testing.assert_array_equal(got, [1, 14, 30])
+  with pytest.raises(UserError, match='look must not be negative, got -1'):
+    Quality(target=1.0, look=-1)
   with pytest.raises(UserError, match="'bisect' or 'scan', got 'all'"):
     Quality(target=1.0, search='all')
 

@@ -103,20 +103,25 @@ class Quality:
     target: of the measure; may be traced, one number or float32 [B].
     measure: (decoded, images) [B, H, W, C] in [-1, 1] -> [B], more is better;
       PSNR in dB by default. For LPIPS give its negative.
-    search: 'bisect' decodes log2(K) times, and finds the shortest prefix where
-      quality rises with the length, else one whose next shorter neighbour in
-      the search failed; 'scan' decodes all K and is exact for any measure.
+    search: 'bisect' decodes log2(K) times, which is exact where quality rises
+      with the length, and then at the next `look` shorter lengths, where it
+      does not quite; 'scan' decodes all K and is exact for any measure.
+    look: see `search`. Four find the shortest prefix of 99% of the crops of
+      `configs/one_d_photos.py`, none that of 97%.
   """
 
   target: float | Array
   measure: Callable[[Array, Array], Array] = decibels
   search: Literal['bisect', 'scan'] = 'bisect'
+  look: int = 4
 
   def __post_init__(self):
     if self.search not in ('bisect', 'scan'):
       raise errors.UserError(
         f"search is 'bisect' or 'scan', got {self.search!r}"
       )
+    if self.look < 0:
+      raise errors.UserError(f'look must not be negative, got {self.look}')
 
   def lengths(self, coded: Coded) -> Array:
     """Gives int32 [B]."""
@@ -127,15 +132,18 @@ class Quality:
       decoded = coded.decode(bounds[index])
       return self.measure(decoded, coded.images) >= self.target
 
-    if self.search == 'scan':
-      # From the longest down: the last that is good is the shortest.
-      def look(found: Array, index: Array) -> tuple[Array, None]:
-        index = jnp.full((batch,), index)
+    def shorter(start: Array, count: int) -> Array:
+      """The shortest that is good of `count` before an index, or itself."""
+
+      def look(found: Array, back: Array) -> tuple[Array, None]:
+        index = jnp.maximum(start - back, 0)
         return jnp.where(good(index), index, found), None
 
-      whole = jnp.full((batch,), last)
-      found, _ = jax.lax.scan(look, whole, jnp.arange(last + 1)[::-1])
-      return bounds[found]
+      return jax.lax.scan(look, start, 1 + jnp.arange(count))[0]
+
+    whole = jnp.full((batch,), last)
+    if self.search == 'scan':
+      return bounds[shorter(whole, last)]
 
     def halve(_: Array, span: tuple[Array, Array]) -> tuple[Array, Array]:
       low, high = span
@@ -144,9 +152,9 @@ class Quality:
       low = jnp.where(enough | (low == high), low, middle + 1)
       return low, jnp.where(enough, middle, high)
 
-    span = (jnp.zeros((batch,), jnp.int32), jnp.full((batch,), last))
+    span = (jnp.zeros((batch,), jnp.int32), whole)
     _, high = jax.lax.fori_loop(0, last.bit_length(), halve, span)
-    return bounds[high]
+    return bounds[shorter(high, min(self.look, last))]
 
 
 def legal_length(tokens: int, boundaries: tuple[int, ...]) -> int:
