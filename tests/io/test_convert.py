@@ -6,15 +6,17 @@ import types
 import jax
 import numpy as np
 import pytest
+import rar_case
 import titok_case
 import var_case
 from PIL import Image
 from redraw import redraw, unpack
 
 from tokpress_jax import __main__ as entry
-from tokpress_jax import generators, released
+from tokpress_jax import generators, quantize, released, tokenizers
+from tokpress_jax import types as tokpress_types
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import convert, safetensors
+from tokpress_jax.io import convert, export, safetensors
 from tokpress_jax.io import load as load_lib
 
 SCALES = var_case.SMALL['scales']
@@ -251,6 +253,36 @@ def test_a_titok_is_converted_and_loaded(tmp_path, capsys):
              text) == 0  # fmt: skip
   assert run('reconstruct', text, image, '--out', sheet) == 2
   assert 'reads condition=(1, 5, 24), got None' in capsys.readouterr().err
+
+
+def test_a_rar_is_converted_and_samples_with_maskgits_vqgan(tmp_path, capsys):
+  with np.load(rar_case.GOLDEN / 'rar.npz') as arrays:
+    tensors = redraw(unpack(arrays['shapes']), rules=rar_case.RULES)
+  source, out = tmp_path / 'small.safetensors', tmp_path / 'rar.safetensors'
+  safetensors.save(source, tensors)
+  assert run('convert', 'rar', source, '--out', out) == 0
+  assert 'Its tokenizer is maskgit-vqgan' in capsys.readouterr().out
+  config = tokenizers.MaskGITVQGANConfig(
+    image_size=6,
+    patch=2,
+    width=4,
+    multipliers=(1, 2),
+    blocks=1,
+    groups=2,
+    quantizer=quantize.VQConfig(codebook_size=24, dim=4),
+  )
+  module, pixels = config.build(), np.zeros((1, 6, 6, 3), np.float32)
+  variables = jax.jit(module.init)(jax.random.key(0), pixels)
+  spec = tokpress_types.Spec(name='', family='tokenizer', config=config)
+  tokenizer = tokpress_types.Loaded(module, variables, spec)
+  export.save_file(tokenizer, tmp_path / 'maskgit-vqgan.safetensors')
+  model = load_lib.load(out)
+  assert 'Apache-2.0; for research' in capsys.readouterr().out
+  drawn = generators.sample(model, np.array([1]), rng=jax.random.key(0))
+  assert drawn.codes.shape == (1, 9, 1) and drawn.images.shape == (1, 6, 6, 3)
+  other = '--out', tmp_path / 'refused.safetensors'
+  assert run('convert', 'rar-b', source, *other) == 2
+  assert 'of another shape' in capsys.readouterr().err
 
 
 def test_a_layout_is_an_option_of_titok_alone(here, tmp_path, capsys):
