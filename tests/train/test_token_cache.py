@@ -82,7 +82,9 @@ def test_cached_codes_are_those_of_the_step(here):
   streams = [data.Stream(c.data, batch_size=64, seed=0) for c in (live, cached)]
   task = live.task.bind(streams[0].info)
   frozen = {'frozen': task.constants()}
-  codes = jax.jit(lambda batch: task._targets(frozen, batch)[0])
+  codes = jax.jit(
+    lambda batch: task._targets(frozen, batch, jax.random.key(0), None)[0]
+  )
   for step in (0, 31):
     a, b = (stream.batch_at(step) for stream in streams)
     np.testing.assert_array_equal(codes(a), b['codes'][..., 0])
