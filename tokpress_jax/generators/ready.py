@@ -1,4 +1,4 @@
-"""A loaded generator in the form that samples fastest."""
+"""A loaded model in the form that runs fastest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def for_sampling(generator: types.Loaded, *, dtype: Any = None) -> types.Loaded:
   `model = for_sampling(tp.load('var-d16'))`.
 
   Args:
-    generator: of `load`, with or without its tokenizer.
+    generator: of `load`, with or without its tokenizer; or a tokenizer, which
+      then encodes and decodes faster too.
     dtype: of weights, matmuls and caches; bfloat16 on accelerators and float32
       on a CPU if None.
 
