@@ -169,6 +169,17 @@ def time_calls(
   return [statistics.median(times) for times in seconds]
 
 
+def first_calls(calls: dict[str, Call]) -> dict[str, float]:
+  """Calls each once, says how long it took, and returns the seconds."""
+  seconds = {}
+  for name, call in calls.items():
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    seconds[name] = time.perf_counter() - start
+    say(f'{name}: first call {seconds[name]:.1f} s')
+  return seconds
+
+
 def versus(peer: str, seconds: float, peer_seconds: float) -> Row:
   """The part of a row that compares with a peer."""
   return {

@@ -22,7 +22,6 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.tokenizers import TOWERS, TiTokConfig, titok_keys
 
 WAYS = ('eager', 'compiled')
-PARTS = ('encode', 'decode', 'pixels')
 
 
 class Official:

@@ -14,7 +14,6 @@ our weights. Ours and the peer's calls alternate.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -122,12 +121,7 @@ def compare(
     for way in official_titok.WAYS:
       for part, argument in arguments.items():
         calls[f'{way}/{part}'] = official.call(part, way, argument)
-  first = {}
-  for name, call in calls.items():
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    first[name] = time.perf_counter() - start
-    harness.say(f'{name}: first call {first[name]:.1f} s')
+  first = harness.first_calls(calls)
   medians = harness.time_calls(*calls.values(), repeats=repeats, warmup=0)
   seconds = dict(zip(calls, medians, strict=True))
   for way in ('ours', *(official_titok.WAYS if official else ())):

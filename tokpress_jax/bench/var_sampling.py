@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
 from typing import Any
 
 import jax
@@ -86,12 +85,7 @@ def compare(
   peaks = _Peaks(first, tokenizer, batch, dtype, official)
   calls |= peaks.calls
   theirs = {} if official is None else peer_calls(official, labels)
-  first_seconds = {}
-  for name, call in {**theirs, **calls}.items():
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    first_seconds[name] = time.perf_counter() - start
-    harness.say(f'{name}: first call {first_seconds[name]:.1f} s')
+  first_seconds = harness.first_calls({**theirs, **calls})
   parts: dict[str, list[dict[str, float]]] = {name: [] for name in theirs}
 
   def recorded(name: str, call: Call) -> Call:

@@ -181,6 +181,13 @@ class RowConfig(GeneratorConfig):
       prefixes=() if bounds == tuple(range(1, tokens + 1)) else bounds,
     )
 
+  def check_length(self, length: int) -> None:
+    """Raises ValueError for more codes than there are tokens."""
+    if length > self.tokens:
+      raise ValueError(
+        f'{length} codes do not fit a generator of {self.tokens} tokens'
+      )
+
   def example_inputs(self) -> tuple[Any, Array]:
     """See `GeneratorConfig`."""
     return jnp.zeros((1, self.tokens), jnp.int32), jnp.zeros((1,), jnp.int32)

@@ -173,10 +173,7 @@ class MaskGIT(linen.Module):
     """
     c = self.config
     length = codes.shape[1]
-    if length > c.tokens:
-      raise ValueError(
-        f'{length} codes do not fit a generator of {c.tokens} tokens'
-      )
+    c.check_length(length)
     start = self.class_embed(labels, deterministic=deterministic)[:, None]
     x = jnp.concatenate([start, self.token_embed(codes)], axis=1)
     x = x + self.positions(slice(length + 1))[None]
@@ -230,8 +227,7 @@ class MaskGIT(linen.Module):
         logits = self(seen, labels)
       else:
         both = self(jnp.concatenate([seen, seen]), labels)
-        with_class, without = jnp.split(both, 2)
-        logits = sampling.guide(with_class, without, guidance[step.index])
+        logits = sampling.guide_halves(both, guidance[step.index])
       logits = logits / sampler.softmax_temperature(left)
       draw = jax.random.fold_in(rng, step.index)
       noise = sampling.token_gumbel(

@@ -137,10 +137,7 @@ class NextTokenGenerator(linen.Module):
     """
     c = self.config
     length = codes.shape[1]
-    if length > c.tokens:
-      raise ValueError(
-        f'{length} codes do not fit a generator of {c.tokens} tokens'
-      )
+    c.check_length(length)
     start = self.class_embed(labels, deterministic=deterministic)[:, None]
     x = inputs.shifted(start, self.token_embed(codes))
     mask = visibility.causal_blocks(orders.raster(length).rank)[None, None]
@@ -187,8 +184,7 @@ class NextTokenGenerator(linen.Module):
       x, cache = self._run(x, i[None], mask=seen, cache=cache, start=i)
       logits = self.head(x)
       if guidance is not None:
-        with_class, without = jnp.split(logits, 2)
-        logits = sampling.guide(with_class, without, guidance[i])
+        logits = sampling.guide_halves(logits, guidance[i])
       noise = sampling.token_gumbel(
         rng, logits.shape[0], i[None], c.codebook_size
       )

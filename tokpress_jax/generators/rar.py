@@ -194,10 +194,7 @@ class RAR(linen.Module):
       ValueError: if there are more than N codes.
     """
     length = ranked.codes.shape[1]
-    if length > self.config.tokens:
-      raise ValueError(
-        f'{length} codes do not fit a generator of {self.config.tokens} tokens'
-      )
+    self.config.check_length(length)
     order = orders.Order(rank=ranked.rank, sizes=(1,) * length)
     place = jnp.asarray(order.permutation)  # [B, n], the position at each slot
     label = self.class_embed(labels, deterministic=deterministic)[:, None]
@@ -263,8 +260,7 @@ class RAR(linen.Module):
       )
       logits = self.head(x, cond)
       if guidance is not None:
-        with_class, without = jnp.split(logits, 2)
-        logits = sampling.guide(with_class, without, guidance[i])
+        logits = sampling.guide_halves(logits, guidance[i])
       noise = sampling.token_gumbel(
         rng, logits.shape[0], i[None], c.codebook_size
       )

@@ -168,6 +168,12 @@ def guide(conditional: Array, unconditional: Array, t: float | Array) -> Array:
   return (1 + t) * conditional - t * unconditional
 
 
+def guide_halves(logits: Array, t: float | Array) -> Array:
+  """Guides logits [2 B, ...] whose second half is unconditional: [B, ...]."""
+  conditional, unconditional = jnp.split(logits, 2)
+  return guide(conditional, unconditional, t)
+
+
 def constant(scale: Any, steps: int) -> Any:
   """Guides with t = scale - 1 at all steps (LlamaGen, NAR)."""
   return (scale - 1) * np.ones(steps, np.float32)

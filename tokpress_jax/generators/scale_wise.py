@@ -335,8 +335,7 @@ class ScaleWiseGenerator(linen.Module):
       x, cache = self.run_scale(x + place[None], k, mod=mod, cache=cache)
       logits = self.head(x, cond)
       if guidance is not None:
-        with_class, without = jnp.split(logits, 2)
-        logits = sampling.guide(with_class, without, guidance[k])
+        logits = sampling.guide_halves(logits, guidance[k])
       here = slice(block.start, end)
       codes = sampler.draw(logits, noise[:, here])
       codes = base.forced_codes(forced, codes, block.start)
