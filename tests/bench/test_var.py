@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from tokpress_jax import bench, generators, quantize, tokenizers
-from tokpress_jax.bench import conv, official_var, var_sampling, var_training
+from tokpress_jax.bench import (
+  conv,
+  official_var,
+  torch_peer,
+  var_sampling,
+  var_training,
+)
+from tokpress_jax.bench import weights as weights_lib
 from tokpress_jax.errors import UserError
 from tokpress_jax.generators import scale_wise_keys
 from tokpress_jax.tokenizers import var_keys
@@ -165,11 +172,11 @@ def test_training_has_a_row_per_pass():
 
 
 def test_redrawn_weights_are_of_order_one():
-  weights = var_sampling.redraw(scale_wise_keys.expected(VAR), seed=0)['params']
+  weights = weights_lib.redraw(scale_wise_keys.expected(VAR), seed=0)['params']
   fc2 = weights['stack']['layers']['mlp']['fc2']['kernel']
   np.testing.assert_allclose(fc2.std(), (4 * WIDTH) ** -0.5, rtol=0.1)
   assert all(x.dtype == np.float32 for x in jax.tree.leaves(weights))
-  norms = var_sampling.redraw(var_keys.expected(TOKENIZER), seed=0)
+  norms = weights_lib.redraw(var_keys.expected(TOKENIZER), seed=0)
   scale = norms['params']['decoder']['norm_out']['scale']
   np.testing.assert_allclose(scale.mean(), 1, atol=0.1)
 
@@ -219,7 +226,7 @@ def test_a_peer_is_timed_in_parts(tmp_path, monkeypatch):
   assert torch.nn.Linear.reset_parameters is reset
   rows = {row['name']: row for row in found}
   whole = rows['var-d2']
-  ways = [f'official-{way}' for way in official_var.WAYS]
+  ways = [f'official-{way}' for way in torch_peer.WAYS]
   fastest = min(ways, key=lambda way: rows[way]['seconds'])
   assert whole['peer'] == fastest
   assert whole['peer_seconds'] == rows[fastest]['seconds']
@@ -242,8 +249,8 @@ def test_a_peer_has_our_weights_and_must_exist(tmp_path):
     'scales': SCALES,
     'depth': DEPTH,
     'shared': False,
-    'variables': var_sampling.redraw(scale_wise_keys.expected(VAR), seed=0),
-    'tokenizer_variables': var_sampling.redraw(
+    'variables': weights_lib.redraw(scale_wise_keys.expected(VAR), seed=0),
+    'tokenizer_variables': weights_lib.redraw(
       var_keys.expected(TOKENIZER), seed=0
     ),
     'dtype': 'float32',

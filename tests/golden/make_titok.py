@@ -111,7 +111,7 @@ def make(name):
   extra = ()
   if name == 'one_d_piece':
     from modeling.one_d_piece import OneDPiece as Official
-  elif name == 'tatitok':
+  elif name.startswith('tatitok'):
     from modeling.tatitok import TATiTok as Official
 
     extra = (text,)
@@ -121,7 +121,7 @@ def make(name):
   weights = redrawn(module)
   latents = module.encoder(images, module.latent_tokens)
   arrays = {'shapes': pack(shapes_of(module)), 'latents': latents.numpy()}
-  if name == 'vae':
+  if name.endswith('vae'):
     kept, torch.randn = torch.randn, lambda shape: noise
     tokens, posterior = module.encode(images)
     torch.randn = kept
@@ -160,7 +160,7 @@ def make(name):
     return np.concatenate([x.ravel() / x.std() for x in out])
 
   check_sensitive(weights, run, tolerance=TOLERANCE, change=case.tilted)
-  return {f'{name}_{k}': v for k, v in arrays.items()}
+  return {f'{name}/{k}': v for k, v in arrays.items()}
 
 
 def check_margin(module, latents):
@@ -206,7 +206,7 @@ def make_vqgan():
     'codes': codes.numpy(),
     'painted': paint()[..., ::3, ::3],
   }
-  return {f'maskgit_{k}': v for k, v in arrays.items()}
+  return {f'maskgit/{k}': v for k, v in arrays.items()}
 
 
 def compare(checkout, name):
@@ -302,7 +302,7 @@ def main():
     arrays = make('one_d_piece')
   else:
     arrays = make_vqgan()
-    for name in ('legacy', 'vq8k', 'vae', 'tatitok'):
+    for name in ('legacy', 'vq8k', 'vae', 'tatitok', 'tatitok_vae'):
       arrays |= make(name)
   path = HERE / f'{flags.which}.npz'
   np.savez_compressed(path, **arrays)

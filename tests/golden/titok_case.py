@@ -31,13 +31,14 @@ _DIRECT = {
   'is_legacy': False,
 }
 _VQ = {'codebook_size': 96, 'token_size': 16, 'use_l2_norm': False}
+_VAE = {'quantize_mode': 'vae', 'token_size': 8}
+_TEXT = {'text_context_length': 5, 'text_embed_dim': 24}
 CASES = {
   'legacy': _LEGACY,
   'vq8k': _DIRECT | _VQ,
-  'vae': _DIRECT | {'quantize_mode': 'vae', 'token_size': 8},
-  'tatitok': _DIRECT
-  | _VQ
-  | {'text_context_length': 5, 'text_embed_dim': 24, 'clustering_vq': True},
+  'vae': _DIRECT | _VAE,
+  'tatitok': _DIRECT | _VQ | _TEXT | {'clustering_vq': True},
+  'tatitok_vae': _DIRECT | _VAE | _TEXT,
   'one_d_piece': _LEGACY | {'strict_length_assertion': False},
 }
 PREFIXES = (1, 3, 8)

@@ -417,6 +417,45 @@ def test_lengths_per_image_are_one_compilation(name):
 
 
 @every
+def test_every_policy_is_one_program_with_legal_lengths(name):
+  model, bounds = loaded(name), np.array(ROWS[name].config.boundaries)
+  codes, text = encode(name).codes, extra(name)
+  decibels = lambda n: tokenizers.lengths.decibels(
+    decode(name, codes, jnp.full((B,), n)), IMAGES
+  )
+  table = np.stack([decibels(n) for n in bounds], axis=1)
+  # Halfway between two PSNRs, so that rounding decides nothing.
+  near = np.sort(table.ravel())[table.size // 2 - 1 :]
+  target = np.float32(near[:2].mean())
+  budget = jnp.arange(B)
+
+  @jax.jit
+  def run(variables, budget, target):
+    return [
+      model.module.apply(
+        variables, IMAGES, policy=policy, method='encode', **text
+      ).length
+      for policy in (
+        tokenizers.Fixed(tokens=int(bounds[-1])),
+        tokenizers.Prefix(budget),
+        tokenizers.Quality(target=target),
+        tokenizers.Quality(target=target, search='scan'),
+      )
+    ]
+
+  fixed, prefix, bisect, scan = run(model.variables, budget, target)
+  np.testing.assert_array_equal(fixed, np.full(B, bounds[-1]))
+  below = [max(bounds[bounds <= n], default=bounds[0]) for n in range(B)]
+  np.testing.assert_array_equal(prefix, below)
+  good = table >= target
+  want = np.where(good.any(1), bounds[good.argmax(1)], bounds[-1])
+  np.testing.assert_array_equal(scan, want)
+  np.testing.assert_array_equal(bisect, want)  # It looks at all before, too.
+  run(model.variables, budget + 1, target + 1)
+  assert run._cache_size() == 1
+
+
+@every
 def test_sharded_over_eight_devices_equals_one(name):
   model = loaded(name)
   mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))

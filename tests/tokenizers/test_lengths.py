@@ -4,16 +4,20 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import lpips_weights
 import numpy as np
 import pytest
 
+from tokpress_jax import losses
 from tokpress_jax.errors import UserError
+from tokpress_jax.io import keymap
 from tokpress_jax.tokenizers import (
   Coded,
   Fixed,
   Prefix,
   Quality,
   legal_length,
+  minus_lpips,
   prefix_mask,
   round_down,
   sample_lengths,
@@ -126,6 +130,35 @@ def test_quality_is_psnr_unless_told_and_may_differ_by_row():
     Quality(target=1.0, look=-1)
   with pytest.raises(UserError, match="'bisect' or 'scan', got 'all'"):
     Quality(target=1.0, search='all')
+
+
+def test_the_shortest_prefix_that_looks_alike():
+  """By LPIPS, of more and more of an image's rows."""
+  weights = keymap.convert(
+    lpips_weights.released(), losses.lpips.RULES, losses.lpips.expected()
+  )
+  images = jax.random.uniform(jax.random.key(0), (3, 16, 16, 3), minval=-1)
+  images = images * jnp.array([0.2, 0.5, 1.0])[:, None, None, None]
+  bounds = (2, 5, 9, 12, 16)
+  rows = jnp.arange(16)[None, :, None, None]
+  decode = lambda n: jnp.where(rows < n[:, None, None, None], images, 0.0)
+  distance = jax.jit(losses.LPIPS().apply)
+  table = np.stack(
+    [distance(weights, decode(jnp.full((3,), n)), images) for n in bounds], 1
+  )
+  assert (np.diff(table, axis=1) < 0).all() and table[:, -1].max() < 1e-6
+  limit = np.float32(np.sort(table.ravel())[6:8].mean())
+
+  @jax.jit
+  def choose(weights, limit):
+    policy = Quality(target=-limit, measure=minus_lpips(weights))
+    return policy.lengths(
+      Coded(images=images, boundaries=bounds, decode=decode)
+    )
+
+  want = np.array(bounds)[(table <= limit).argmax(axis=1)]
+  assert len(set(want)) > 1
+  np.testing.assert_array_equal(choose(weights, limit), want)
 
 
 def test_prefix_mask():

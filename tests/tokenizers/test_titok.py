@@ -22,7 +22,7 @@ from tokpress_jax.tokenizers import maskgit_vqgan_keys, titok, titok_keys
 
 IMAGES, TEXT, NOISE = case.inputs()
 PIXELS = 2 * np.moveaxis(IMAGES, 1, -1) - 1
-TITOKS = ('legacy', 'vq8k', 'vae', 'tatitok', 'one_d_piece')
+TITOKS = ('legacy', 'vq8k', 'vae', 'tatitok', 'tatitok_vae', 'one_d_piece')
 every = pytest.mark.parametrize('name', TITOKS)
 
 
@@ -30,8 +30,11 @@ every = pytest.mark.parametrize('name', TITOKS)
 def golden(name):
   file = 'one_d_piece' if name == 'one_d_piece' else 'titok'
   with np.load(case.GOLDEN / f'{file}.npz') as arrays:
-    own = {k: v for k, v in arrays.items() if k.startswith(f'{name}_')}
-  return {k.removeprefix(f'{name}_'): v for k, v in own.items()}
+    return {
+      k.removeprefix(f'{name}/'): v
+      for k, v in arrays.items()
+      if k.startswith(f'{name}/')
+    }
 
 
 def weights_of(name):
@@ -69,7 +72,7 @@ def loaded(name):
 
 
 def condition(name):
-  return {'condition': TEXT} if name == 'tatitok' else {}
+  return {'condition': TEXT} if name.startswith('tatitok') else {}
 
 
 @functools.cache
@@ -109,7 +112,7 @@ def test_latents_codes_losses_and_every_prefix(name):
   want = golden(name)
   latents, quantized, painted = ours(name)
   close(latents, np.moveaxis(want['latents'][:, :, 0], 1, -1))
-  if name == 'vae':
+  if name.endswith('vae'):
     np.testing.assert_allclose(quantized.loss, 1e-6 * want['kl'], rtol=1e-4)
     assert quantized.codes is None
   else:

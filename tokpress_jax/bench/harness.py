@@ -144,7 +144,10 @@ def machine() -> dict[str, Any]:
 
 
 def time_calls(
-  *calls: Callable[[], Any], repeats: int = 5, warmup: int = 1
+  *calls: Callable[[], Any],
+  repeats: int = 5,
+  warmup: int = 1,
+  take: Callable[[list[float]], float] = statistics.median,
 ) -> list[float]:
   """Median seconds of each call; the calls alternate.
 
@@ -153,9 +156,10 @@ def time_calls(
       for.
     repeats: Timed calls of each.
     warmup: Calls of each before those, not timed: compilation, caches.
+    take: What is taken of the repeats; `min` where a peak is sought.
 
   Returns:
-    One median per call, in seconds.
+    One number per call, in seconds.
   """
   if repeats < 1:
     raise ValueError(f'repeats is {repeats}; expected at least 1.')
@@ -166,7 +170,7 @@ def time_calls(
       jax.block_until_ready(call())
       if turn >= warmup:
         times.append(time.perf_counter() - start)
-  return [statistics.median(times) for times in seconds]
+  return [take(times) for times in seconds]
 
 
 def first_calls(calls: dict[str, Call]) -> dict[str, float]:

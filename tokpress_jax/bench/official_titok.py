@@ -17,14 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from tokpress_jax.bench.official_var import fill, import_torch
+from tokpress_jax.bench import torch_peer
 from tokpress_jax.errors import UserError
 from tokpress_jax.tokenizers import TOWERS, TiTokConfig, titok_keys
 
-WAYS = ('eager', 'compiled')
 
-
-class Official:
+class Official(torch_peer.TorchPeer):
   """The official TiTok with given weights, float32 on a CPU or a GPU."""
 
   def __init__(
@@ -46,13 +44,10 @@ class Official:
     Raises:
       UserError: there is no checkout, or something it imports is missing.
     """
-    self.torch = torch = import_torch()
-    self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if threads is not None:
-      torch.set_num_threads(threads)
+    super().__init__(threads=threads)
     with _imported(path) as build:
       self.model = build(_official_config(config)).eval().to(self.device)
-    fill(torch, self.model, variables, titok_keys.RULES)
+    self.fill(self.model, variables, titok_keys.RULES)
     self._modules = [
       self.model.encoder,
       self.model.decoder,
@@ -97,8 +92,7 @@ class Official:
         module.forward = forward
       with torch.inference_mode():
         out = run()
-      if self.device == 'cuda':
-        torch.cuda.synchronize()
+      self.wait()
       return out.cpu().numpy()
 
     return call

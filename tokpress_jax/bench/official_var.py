@@ -18,18 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from tokpress_jax.bench import torch_peer
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import keymap
-
-WAYS = ('eager', 'compiled')
 
 
-class Official:
+class Official(torch_peer.TorchPeer):
   """The official model with given weights.
 
   Attributes:
-    torch: the module.
-    device: 'cpu' or 'cuda'.
     parts: what the last call of `sample` spent, seconds of 'transformer' (all
       blocks) and 'decoder'.
   """
@@ -65,10 +61,7 @@ class Official:
     from tokpress_jax.generators import scale_wise_keys
     from tokpress_jax.tokenizers import var_keys
 
-    self.torch = torch = import_torch()
-    self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if threads is not None:
-      torch.set_num_threads(threads)
+    super().__init__(dtype=dtype, threads=threads)
     with _imported(path) as build, contextlib.redirect_stdout(io.StringIO()):
       self.tokenizer, self.model = build(
         device=self.device,
@@ -76,11 +69,10 @@ class Official:
         depth=depth,
         shared_aln=shared,
       )
-    fill(torch, self.model, variables, scale_wise_keys.RULES)
-    fill(torch, self.tokenizer, tokenizer_variables, var_keys.RULES)
+    self.fill(self.model, variables, scale_wise_keys.RULES)
+    self.fill(self.tokenizer, tokenizer_variables, var_keys.RULES)
     self.model.eval()
     self.tokenizer.eval()
-    self.dtype = getattr(torch, dtype)
     self.parts: dict[str, float] = {}
     self._watch()
     self._forwards = {'eager': self._all_forwards()}
@@ -135,38 +127,6 @@ class Official:
       )
     return images.float().cpu().numpy().transpose(0, 2, 3, 1)
 
-  def matmul(self, rows: int, inner: int, columns: int) -> Callable[[], Any]:
-    """A call that multiplies [rows, inner] and [inner, columns]."""
-    torch = self.torch
-    draw = lambda *shape: torch.randn(
-      *shape, device=self.device, dtype=self.dtype
-    )
-    x, w = draw(rows, inner), draw(columns, inner)
-    return self._waiting(lambda: torch.nn.functional.linear(x, w))
-
-  def conv(self, side: int, channels: int, batch: int) -> Callable[[], Any]:
-    """A call that convolves [batch, channels, side, side] 3x3."""
-    torch = self.torch
-    draw = lambda *shape: torch.randn(
-      *shape, device=self.device, dtype=self.dtype
-    )
-    x = draw(batch, channels, side, side)
-    w = draw(channels, channels, 3, 3)
-    return self._waiting(lambda: torch.nn.functional.conv2d(x, w, padding=1))
-
-  def wait(self) -> None:
-    """Waits for the device."""
-    if self.device == 'cuda':
-      self.torch.cuda.synchronize()
-
-  def _waiting(self, function: Callable[[], Any]) -> Callable[[], None]:
-    def call() -> None:
-      with self.torch.inference_mode():
-        function()
-      self.wait()
-
-    return call
-
   def _watch(self) -> None:
     """Times the blocks and the decoder of every call."""
     start = 0.0
@@ -210,17 +170,6 @@ class Official:
     ]
 
 
-def import_torch() -> Any:
-  """PyTorch; raises UserError if it is not there."""
-  try:
-    import torch
-  except ImportError:
-    raise UserError(
-      "a peer needs torch: pip install 'tokpress-jax[parity]'"
-    ) from None
-  return torch
-
-
 @contextlib.contextmanager
 def _imported(path: str) -> Iterator[Callable[..., Any]]:
   """The checkout's `build_vae_var`; torch is afterwards as it was.
@@ -259,14 +208,3 @@ def _imported(path: str) -> Iterator[Callable[..., Any]]:
         setattr(layer, name_of, resets[layer])
       elif name_of in vars(layer):
         delattr(layer, name_of)
-
-
-def fill(
-  torch: Any, module: Any, variables: Mapping[str, Any], rules: Any
-) -> None:
-  """Copies our variables into an official module."""
-  state = module.state_dict()
-  tensors = keymap.invert(variables, rules, state)
-  with torch.no_grad():
-    for name, array in tensors.items():
-      state[name].copy_(torch.from_numpy(np.ascontiguousarray(array)))

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax import generators, released, types
-from tokpress_jax.bench import conv, harness, official_titok
+from tokpress_jax.bench import harness, official_titok, peaks, torch_peer
 from tokpress_jax.bench.flops import count_flops
-from tokpress_jax.bench.var_sampling import redraw
+from tokpress_jax.bench.weights import redraw
 from tokpress_jax.errors import UserError
 from tokpress_jax.tokenizers import TiTokConfig, titok_keys
 
@@ -114,23 +114,19 @@ def compare(
     flops[part] = count_flops(function, loaded, given)
   flops['transformer'] = flops['decode'] - flops['pixels']
   calls = {f'ours/{part}': call for part, call in ours.items()}
-  calls |= _peaks(config, batch, flops)
   official = None
   if peer is not None:
     official = official_titok.Official(peer, config, variables, threads=threads)
-    for way in official_titok.WAYS:
+    for way in torch_peer.WAYS:
       for part, argument in arguments.items():
         calls[f'{way}/{part}'] = official.call(part, way, argument)
   first = harness.first_calls(calls)
   medians = harness.time_calls(*calls.values(), repeats=repeats, warmup=0)
   seconds = dict(zip(calls, medians, strict=True))
-  for way in ('ours', *(official_titok.WAYS if official else ())):
+  for way in ('ours', *(torch_peer.WAYS if official else ())):
     whole = seconds[f'{way}/decode']
     seconds[f'{way}/transformer'] = whole - seconds[f'{way}/pixels']
-  peaks = {
-    'matmul': flops['peak/matmul'] / seconds['peak/matmul'],
-    'conv': flops['peak/conv'] / seconds['peak/conv'],
-  }
+  peak = _peaks(config, batch).measure()['ours']
   rows: list[harness.Row] = []
   for part in ('encode', 'decode', 'transformer', 'pixels'):
     spent = seconds[f'ours/{part}']
@@ -141,11 +137,11 @@ def compare(
     if part in ours:
       row['first_seconds'] = first[f'ours/{part}']
     if part in _PEAKS:
-      row['fraction_of_peak'] = row['flop_per_second'] / peaks[_PEAKS[part]]
+      row['fraction_of_peak'] = row['flop_per_second'] / peak[_PEAKS[part]]
     if official is not None:
       # The way that is faster as a whole, for its parts too.
       parent = 'encode' if part == 'encode' else 'decode'
-      way = min(official_titok.WAYS, key=lambda w: seconds[f'{w}/{parent}'])
+      way = min(torch_peer.WAYS, key=lambda w: seconds[f'{w}/{parent}'])
       row |= harness.versus(f'official-{way}', spent, seconds[f'{way}/{part}'])
     rows.append(row)
   if official is not None:
@@ -159,22 +155,14 @@ def compare(
   return rows
 
 
-def _peaks(
-  config: TiTokConfig, batch: int, flops: dict[str, int]
-) -> dict[str, harness.Call]:
-  """Calls that show what the library can reach; adds their operations."""
-  tokens = 1 + config.grid**2 + config.tokens
-  width = config.decoder.width
-  rng = np.random.default_rng(0)
-  x, w = (
-    jnp.asarray(rng.standard_normal(shape, np.float32))
-    for shape in ((batch * tokens, width), (width, 4 * width))
-  )
-  multiply = jax.jit(jnp.matmul)
-  flops['peak/matmul'] = 2 * batch * tokens * width * 4 * width
-  vqgan = config.vqgan
+def _peaks(config: TiTokConfig, batch: int) -> peaks.Peaks:
+  """An MLP's product, and the convolution at half the image's side."""
+  vqgan, width = config.vqgan, config.decoder.width
   assert vqgan is not None
-  convolve, flops['peak/conv'] = conv.call(
-    config.image_size // 2, vqgan.width, 'float32', batch=batch
+  rows = batch * (1 + config.grid**2 + config.tokens)
+  return peaks.Peaks(
+    (rows, width, 4 * width),
+    [(config.image_size // 2, vqgan.width)],
+    batch=batch,
+    dtype='float32',
   )
-  return {'peak/matmul': lambda: multiply(x, w), 'peak/conv': convolve}

@@ -24,6 +24,7 @@ import numpy as np
 from tokpress_jax import generators
 from tokpress_jax.bench import harness, memory, official_var, var_sampling
 from tokpress_jax.bench.var_training import train_rows
+from tokpress_jax.bench.weights import redraw
 from tokpress_jax.errors import UserError
 from tokpress_jax.generators import scale_wise_keys
 from tokpress_jax.tokenizers import var_keys
@@ -153,8 +154,8 @@ def ours_alone(
   model = var_sampling.ready_to_sample(
     config,
     tokenizer,
-    var_sampling.redraw(scale_wise_keys.expected(config), seed=0),
-    var_sampling.redraw(var_keys.expected(tokenizer), seed=1),
+    redraw(scale_wise_keys.expected(config), seed=0),
+    redraw(var_keys.expected(tokenizer), seed=1),
     dtype,
   )
   sampler = generators.Sampler(**var_sampling.SAMPLER)
@@ -180,8 +181,8 @@ def official_alone(
     scales=tuple(grid[0] for grid in config.grids),
     depth=depth,
     shared=config.modulation == 'shared',
-    variables=var_sampling.redraw(scale_wise_keys.expected(config), seed=0),
-    tokenizer_variables=var_sampling.redraw(
+    variables=redraw(scale_wise_keys.expected(config), seed=0),
+    tokenizer_variables=redraw(
       var_keys.expected(var_keys.released_config(size)), seed=1
     ),
     dtype=dtype,

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax import generators, types
-from tokpress_jax.bench import conv, harness, official_var
+from tokpress_jax.bench import harness, official_var, peaks, torch_peer
 from tokpress_jax.bench.flops import count_flops
+from tokpress_jax.bench.weights import redraw
 from tokpress_jax.generators import condition, scale_wise_keys
 from tokpress_jax.tokenizers import var_keys
 
@@ -82,8 +83,6 @@ def compare(
   calls: dict[str, Call] = {}
   for name, model in ours.items():
     calls |= {f'{name}/{part}': call for part, call in model.calls.items()}
-  peaks = _Peaks(first, tokenizer, batch, dtype, official)
-  calls |= peaks.calls
   theirs = {} if official is None else peer_calls(official, labels)
   first_seconds = harness.first_calls({**theirs, **calls})
   parts: dict[str, list[dict[str, float]]] = {name: [] for name in theirs}
@@ -100,7 +99,8 @@ def compare(
     calls[name] = recorded(name, call)
   medians = harness.time_calls(*calls.values(), repeats=repeats, warmup=0)
   seconds = dict(zip(calls, medians, strict=True))
-  peak, peer_peak = peaks.best(seconds)
+  rates = _peaks(first, tokenizer, batch, dtype, official).measure()
+  peak, peer_peak = rates['ours'], rates.get('peer', {})
   fastest = min(theirs, key=seconds.__getitem__, default=None)
   same = {'dtype': dtype, 'batch': batch}
   rows: list[harness.Row] = []
@@ -128,32 +128,6 @@ def compare(
       row['peer_flop_per_second'] = peer_peak[kind]
     rows.append(row)
   return rows
-
-
-def redraw(shapes: Any, *, seed: int) -> Any:
-  """Draws weights so that every layer matters and nothing overflows.
-
-  Args:
-    shapes: a tree of anything with a shape, as `jax.eval_shape` gives it.
-    seed: of the draw.
-
-  Returns:
-    The tree as float32 NumPy arrays.
-  """
-  rng = np.random.default_rng(seed)
-
-  def draw(path: Any, like: Any) -> np.ndarray:
-    names = [getattr(key, 'key', '') for key in path]
-    x = rng.standard_normal(like.shape, np.float32)
-    if names[-1] == 'kernel':
-      stacked = 'layers' in names
-      fan_in = np.prod(like.shape[int(stacked) : -1])
-      return x * np.float32(fan_in**-0.5)
-    if names[-1] == 'scale':
-      return 1 + np.float32(0.1) * x
-    return np.float32(0.2) * x
-
-  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def ready_to_sample(
@@ -266,58 +240,26 @@ def _transformer(model: types.Loaded, labels: Array) -> Array:
   return model.module.apply(model.variables, labels, method=blocks)
 
 
-class _Peaks:
-  """Calls that show what a library can reach, and the best of each kind."""
-
-  def __init__(
-    self,
-    config: generators.ScaleWiseConfig,
-    tokenizer: Any,
-    batch: int,
-    dtype: str,
-    official: official_var.Official | None,
-  ):
-    # The largest matmul of the last scale, and the decoder's two levels in
-    # which most of its operations are.
-    shape = (2 * batch * config.sizes[-1], config.width, 4 * config.width)
-    rng = np.random.default_rng(0)
-    x, w = (
-      jnp.asarray(rng.standard_normal(s, np.float32), dtype)
-      for s in (shape[:2], shape[1:])
-    )
-    multiply = jax.jit(jnp.matmul)
-    self.calls: dict[str, Call] = {'peak/matmul': lambda: multiply(x, w)}
-    self.flops = {'peak/matmul': 2 * int(np.prod(shape))}
-    widths = [tokenizer.width * m for m in tokenizer.multipliers]
-    levels = [
-      (tokenizer.image_size // 2**i, width) for i, width in enumerate(widths)
-    ][:3:2]
-    for side, width in levels:
-      name = f'peak/conv/{side}'
-      self.calls[name], self.flops[name] = conv.call(
-        side, width, dtype, batch=batch
-      )
-    self.peer = official is not None
-    if official is not None:
-      self.calls['peer/peak/matmul'] = official.matmul(*shape)
-      for side, width in levels:
-        name = f'peer/peak/conv/{side}'
-        self.calls[name] = official.conv(side, width, batch)
-
-  def best(
-    self, seconds: dict[str, float]
-  ) -> tuple[dict[str, float], dict[str, float]]:
-    """FLOP/s of 'matmul' and 'conv': ours and the peer's."""
-
-    def of(owner: str) -> dict[str, float]:
-      rates: dict[str, float] = {}
-      for name, flops in self.flops.items():
-        kind = name.split('/')[1]
-        rate = flops / seconds[owner + name]
-        rates[kind] = max(rate, rates.get(kind, 0.0))
-      return rates
-
-    return of(''), of('peer/') if self.peer else {}
+def _peaks(
+  config: generators.ScaleWiseConfig,
+  tokenizer: Any,
+  batch: int,
+  dtype: str,
+  official: official_var.Official | None,
+) -> peaks.Peaks:
+  """What the last scale and the decoder spend most of their time on."""
+  rows = 2 * batch * config.sizes[-1]
+  widths = [tokenizer.width * m for m in tokenizer.multipliers]
+  levels = [
+    (tokenizer.image_size // 2**i, width) for i, width in enumerate(widths)
+  ]
+  return peaks.Peaks(
+    (rows, config.width, 4 * config.width),
+    levels[:3:2],
+    batch=batch,
+    dtype=dtype,
+    peer=official,
+  )
 
 
 def peer_calls(
@@ -328,7 +270,7 @@ def peer_calls(
   def call(way: str) -> Call:
     return lambda: official.sample(labels, way=way, **SAMPLER)
 
-  return {f'official-{way}': call(way) for way in official_var.WAYS}
+  return {f'official-{way}': call(way) for way in torch_peer.WAYS}
 
 
 def _decoding_error(

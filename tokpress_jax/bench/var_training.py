@@ -12,7 +12,7 @@ import numpy as np
 from tokpress_jax import generators
 from tokpress_jax.bench import harness
 from tokpress_jax.bench.flops import count_flops
-from tokpress_jax.bench.var_sampling import redraw
+from tokpress_jax.bench.weights import redraw
 from tokpress_jax.generators import scale_wise_keys
 
 Array = jax.Array

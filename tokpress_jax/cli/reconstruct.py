@@ -1,17 +1,21 @@
 """`tokpress reconstruct MODEL IMAGES... --out FILE.png`."""
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from tokpress_jax import losses
 from tokpress_jax.cli import common
+from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
-from tokpress_jax.tokenizers import Quality, legal_length
+from tokpress_jax.tokenizers import Quality, legal_length, minus_lpips
 from tokpress_jax.tokenizers.lengths import decibels
 from tokpress_jax.types import Loaded
 
@@ -26,6 +30,8 @@ class Flags:
     out: The picture: a row for each number of tokens, then the originals.
     tokens: The numbers of tokens; by default 1, 2, 4, ... and all.
     psnr: Also print how many tokens each image needs for so many dB.
+    lpips: The same for an LPIPS of at most so much (0.2 looks much alike).
+    lpips_file: Its weights, made by `tokpress convert lpips`.
     fit: How images become square: crop, pad, resize or tile.
     cell: Side of each image in the picture, in pixels.
   """
@@ -35,6 +41,8 @@ class Flags:
   out: str = 'reconstructions.png'
   tokens: tuple[int, ...] = ()
   psnr: float | None = None
+  lpips: float | None = None
+  lpips_file: str = 'lpips.safetensors'
   fit: images_lib.Policy = 'crop'
   cell: int = 96
 
@@ -71,8 +79,8 @@ def main(argv: Sequence[str]) -> None:
     if not config.continuous:
       rate = f'{n * config.bits_per_token / config.image_size**2:.4f}'
     print(f'{n:6d}   {rate:>10}   {psnr:9.2f}')
-  if flags.psnr is not None:
-    _print_lengths(model, paths, squares, flags.psnr)
+  for need in _needs(flags, config):
+    _print_lengths(model, paths, squares, need)
   out = pathlib.Path(flags.out)
   out.parent.mkdir(parents=True, exist_ok=True)
   sheet = viz.reconstructions(squares, decoded, cell=flags.cell)
@@ -80,26 +88,80 @@ def main(argv: Sequence[str]) -> None:
   print(out)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Need:
+  """How good images must be: a target of a measure, more being better.
+
+  Attributes:
+    title: what it is.
+    target: of the measure.
+    measure: (weights, decoded, images) -> [B].
+    weights: of the measure.
+    sign: what a value is printed times.
+  """
+
+  title: str
+  target: float
+  measure: Callable[..., jax.Array]
+  weights: Any = ()
+  sign: int = 1
+
+
+def _needs(flags: Flags, config: Any) -> list[_Need]:
+  """What the flags ask of each image."""
+  found = []
+  if flags.psnr is not None:
+    found.append(
+      _Need(
+        title=f'{flags.psnr:g} dB',
+        target=flags.psnr,
+        measure=lambda _, x, y: decibels(x, y),
+      )
+    )
+  if flags.lpips is not None:
+    if config.image_size < 16 or config.channels not in (1, 3):
+      raise UserError(
+        'LPIPS takes images of 16 pixels or more with 1 or 3 channels; the '
+        f'images of this tokenizer have {config.image_size} pixels and '
+        f'{config.channels}. Use --psnr.'
+      )
+    found.append(
+      _Need(
+        title=f'LPIPS {flags.lpips:g}',
+        target=-flags.lpips,
+        measure=lambda weights, x, y: minus_lpips(weights)(x, y),
+        weights=losses.load_lpips(flags.lpips_file),
+        sign=-1,
+      )
+    )
+  return found
+
+
 def _print_lengths(
   model: Loaded,
   paths: Sequence[pathlib.Path],
   squares: np.ndarray,
-  target: float,
+  need: _Need,
 ) -> None:
-  """Prints the shortest prefix of each square that reaches a PSNR."""
+  """Prints the shortest prefix of each square that is good enough."""
 
   @jax.jit
-  def run(model, pixels):
+  def run(model, weights, pixels):
     images = images_lib.to_float(pixels)
-    encoded = model.encode(images, policy=Quality(target=target))
-    return encoded.length, decibels(model.decode(encoded), images)
+    measure = functools.partial(need.measure, weights)
+    policy = Quality(target=need.target, measure=measure)
+    encoded = model.encode(images, policy=policy)
+    return encoded.length, measure(model.decode(encoded), images)
 
-  length, psnr = common.in_batches(lambda x: run(model, x), [squares], 16)
+  length, quality = common.in_batches(
+    lambda x: run(model, need.weights, x), [squares], 16
+  )
   names = [str(path) for path in paths]
   if len(names) != len(squares):  # Tiles.
     names = [f'square {i}' for i in range(len(squares))]
-  print(f'for {target:g} dB:')
-  for name, n, found in zip(names, length, psnr, strict=True):
-    short = '' if found >= target else '  (all tokens, and not reached)'
-    print(f'{n:6d}   {found:9.2f}   {name}{short}')
+  print(f'for {need.title}:')
+  for name, n, found in zip(names, length, quality, strict=True):
+    reached = found >= need.target
+    short = '' if reached else '  (all tokens, and not reached)'
+    print(f'{n:6d}   {need.sign * found:9.2f}   {name}{short}')
   print(f'{length.mean():6.1f}   tokens on average')

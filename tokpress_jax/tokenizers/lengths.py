@@ -12,13 +12,13 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokpress_jax import errors
+from tokpress_jax import errors, losses
 from tokpress_jax.metrics.images import psnr
 
 Array = jax.Array
@@ -93,6 +93,23 @@ def decibels(decoded: Array, images: Array) -> Array:
   return psnr((decoded + 1) / 2, (images + 1) / 2)
 
 
+def minus_lpips(weights: Any) -> Callable[[Array, Array], Array]:
+  """A measure for `Quality`: LPIPS below zero, since more is better.
+
+  Args:
+    weights: of `losses.load_lpips`; may be traced.
+
+  Returns:
+    (decoded, images) [B, H, W, C] in [-1, 1], of 16 pixels or more -> [B].
+  """
+  network = losses.LPIPS()
+
+  def measure(decoded: Array, images: Array) -> Array:
+    return -network.apply(weights, decoded, images)  # type: ignore[operator]
+
+  return measure
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quality:
   """The shortest prefix whose picture is good enough, or the whole row.
@@ -102,7 +119,8 @@ class Quality:
   Attributes:
     target: of the measure; may be traced, one number or float32 [B].
     measure: (decoded, images) [B, H, W, C] in [-1, 1] -> [B], more is better;
-      PSNR in dB by default. For LPIPS give its negative.
+      PSNR in dB by default. With `minus_lpips(weights)` a target of -0.2 takes
+      as many tokens as bring LPIPS down to 0.2.
     search: 'bisect' decodes log2(K) times, which is exact where quality rises
       with the length, and then at the next `look` shorter lengths, where it
       does not quite; 'scan' decodes all K and is exact for any measure.
