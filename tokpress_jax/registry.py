@@ -116,6 +116,14 @@ _ENTRIES = {
     ),
     _row('vit', 'model', 'models.vit:ViTConfig', paper='ViT, arXiv:2010.11929'),
     _row(
+      'clip_text',
+      'model',
+      'models.clip_text:ClipTextConfig',
+      paper='CLIP, arXiv:2103.00020',
+      evidence='official',
+      licence='MIT',
+    ),
+    _row(
       'tome',
       'pruner',
       'pruners.tome:ToMe',

@@ -179,6 +179,13 @@ KINDS = {
       licence='Apache-2.0; for research, its authors say',
       prepare='prepare',
     ),
+    Kind(
+      name='clip-text',
+      keys='models.clip_text_keys',
+      mark='text_model.final_layer_norm.weight',
+      licence='MIT',
+      prepare='prepare',
+    ),
   )
 }
 
@@ -348,6 +355,15 @@ RELEASED = {
     *_TITOKS,
     *_MASKGITS,
     *_RARS,
+    Released(
+      name='clip-text-l14',
+      kind='clip-text',
+      config='released_config',
+      parameters=123_650_304,
+      repository='openai/clip-vit-large-patch14-336',
+      file='pytorch_model.bin',
+      instead=('model.safetensors',),
+    ),
   )
 }
 

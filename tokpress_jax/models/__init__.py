@@ -1,5 +1,11 @@
-"""Hosts: models in which pruners stand."""
+"""Hosts, in which pruners stand, and the text encoder that others read."""
 
+from tokpress_jax.models.clip_codes import clip_codes
+from tokpress_jax.models.clip_text import (
+  ClipText,
+  ClipTextConfig,
+  TextFeatures,
+)
 from tokpress_jax.models.sites import Plan, parse_plan
 from tokpress_jax.models.vit import (
   PRESETS,
@@ -12,10 +18,14 @@ from tokpress_jax.models.vit import (
 
 __all__ = [
   'PRESETS',
+  'ClipText',
+  'ClipTextConfig',
   'Plan',
+  'TextFeatures',
   'ViT',
   'ViTConfig',
   'ViTOutput',
+  'clip_codes',
   'model_flops',
   'parse_plan',
   'token_counts',

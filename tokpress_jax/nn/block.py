@@ -18,7 +18,7 @@ from tokpress_jax.nn import attention as attention_lib
 from tokpress_jax.nn import norms, products
 
 Array = jax.Array
-Activation = Literal['gelu', 'gelu_tanh', 'relu', 'swiglu']
+Activation = Literal['gelu', 'gelu_quick', 'gelu_tanh', 'relu', 'swiglu']
 
 # The order of the six modulation vectors inside our parameters (VAR's). Other
 # code orders them differently; their key maps reorder, nothing else does.
@@ -34,8 +34,8 @@ class BlockConfig:
     heads: A.
     head_dim: E; width // heads if None.
     mlp_ratio: hidden features of the MLP over D.
-    activation: 'gelu' (exact), 'gelu_tanh', 'relu' (half the cost of an MLP's
-      training step on a CPU), or 'swiglu' (gated).
+    activation: 'gelu' (exact), 'gelu_tanh', 'gelu_quick' (CLIP's), 'relu' (half
+      the cost of an MLP's training step on a CPU), or 'swiglu' (gated).
     norm: 'layer' or 'rms'.
     norm_place: 'before' a branch, or 'after' it has been added (BERT).
     norm_eps: of the norms.
@@ -103,6 +103,8 @@ class Mlp(nn.Module):
       y = nn.silu(y) * dense(hidden, 'gate')(x)
     elif c.activation == 'relu':
       y = nn.relu(y)
+    elif c.activation == 'gelu_quick':
+      y = y * nn.sigmoid(1.702 * y)
     else:
       y = nn.gelu(y, approximate=c.activation == 'gelu_tanh')
     return dense(c.width, 'fc2')(y)
