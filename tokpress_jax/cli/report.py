@@ -22,11 +22,14 @@ class Flags(common.SamplerFlags):
       the same data set.
     out: Where index.html and metrics.json go.
     samples: Samples of each generator.
+    step_counts: Numbers of steps at which generators that refine (MaskGIT) are
+      measured too, and drawn as a curve.
   """
 
   runs: tyro.conf.Positional[tuple[str, ...]]
   out: str
   samples: int = 500
+  step_counts: tuple[int, ...] = ()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,13 +53,12 @@ def measure(flags: Flags, *, command: str = '') -> Any:
     command: shown on the page.
 
   Returns:
-    A `report.render.Report`.
+    A `report.Report`.
   """
   import numpy as np
 
   from tokpress_jax import metrics, report
   from tokpress_jax.io import load as load_lib
-  from tokpress_jax.report import render
 
   runs = {pathlib.Path(r).name: r for r in flags.runs}
   configs = {name: workdir_lib.read_config(r) for name, r in runs.items()}
@@ -90,7 +92,7 @@ def measure(flags: Flags, *, command: str = '') -> Any:
     )
     for name, result in tokenizers.items()
   }
-  samples, accuracy = {}, None
+  samples, steps, accuracy = {}, {}, None
   if of('generator'):
     judge = metrics.train_judge(
       images.train,
@@ -99,23 +101,29 @@ def measure(flags: Flags, *, command: str = '') -> Any:
       seed=flags.seed,
     )
     accuracy = metrics.class_agreement(judge, images.test, images.test_labels)
-    sampler = flags.sampler()
-    for name, model in of('generator').items():
-      samples[name] = report.measure_generator(
-        model,
-        images,
-        judge,
-        samples=flags.samples,
-        sampler=sampler,
-        seed=flags.seed,
+    drawn = of('generator')
+    refining = {n: m for n, m in drawn.items() if report.takes_steps(m)}
+    if flags.step_counts and not refining:
+      raise UserError(
+        '--step-counts are of a generator that refines (MaskGIT); there is '
+        f'none among {", ".join(drawn)}'
       )
+    options: dict[str, Any] = {'samples': flags.samples, 'seed': flags.seed}
+    options['sampler'] = flags.sampler()
+    for name, model in drawn.items():
+      samples[name] = report.measure_generator(model, images, judge, **options)
+      if flags.step_counts and name in refining:
+        steps[name] = report.measure_steps(
+          model, images, judge, flags.step_counts, **options
+        )
   pruning = None
   for model in of('model').values():
     pruning = report.measure_pruners(model, images)
-  return render.Report(
+  return report.Report(
     images=images,
     tokenizers=tokenizers,
     generators=samples,
+    steps=steps,
     pruning=pruning,
     kmeans=kmeans,
     judge_accuracy=accuracy,

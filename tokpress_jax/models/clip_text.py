@@ -127,7 +127,7 @@ class ClipText(linen.Module):
       )
     length = codes.shape[1]
     x = self.token_embed(codes) + self.positions(slice(length))[None]
-    mask = attention_lib.block_causal_mask((1,) * length)
+    mask = jnp.asarray(attention_lib.block_causal_mask((1,) * length))
     x, _ = self.stack(x, mask=mask, segment=(0, c.depth - 1))
     before = x.astype(jnp.float32)
     x, _ = self.stack(x, mask=mask, segment=(c.depth - 1, c.depth))

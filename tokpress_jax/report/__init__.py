@@ -4,7 +4,13 @@ from tokpress_jax.report.images import ImageSet, image_set
 from tokpress_jax.report.pruning import PruningResult, measure_pruners
 from tokpress_jax.report.quality import QualityCost, measure_quality
 from tokpress_jax.report.render import write_report
+from tokpress_jax.report.results import Report
 from tokpress_jax.report.samples import SampleResult, measure_generator
+from tokpress_jax.report.steps import (
+  measure_steps,
+  steps_figure,
+  takes_steps,
+)
 from tokpress_jax.report.tokenizing import (
   TokenizerResult,
   measure_scales,
@@ -16,6 +22,7 @@ __all__ = [
   'ImageSet',
   'PruningResult',
   'QualityCost',
+  'Report',
   'SampleResult',
   'TokenizerResult',
   'image_set',
@@ -23,8 +30,11 @@ __all__ = [
   'measure_pruners',
   'measure_quality',
   'measure_scales',
+  'measure_steps',
   'measure_tokenizer',
   'read_curves',
   'scale_curves',
+  'steps_figure',
+  'takes_steps',
   'write_report',
 ]

@@ -6,55 +6,26 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
-from tokpress_jax import metrics, viz
+from tokpress_jax import viz
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.report import training
-from tokpress_jax.report.images import ImageSet
-from tokpress_jax.report.pruning import PruningResult
-from tokpress_jax.report.samples import SampleResult
-from tokpress_jax.report.tokenizing import TokenizerResult
+from tokpress_jax.report.results import Report, numbers_of
+from tokpress_jax.report.steps import steps_figure
 from tokpress_jax.viz import sheets
 
 METRICS = 'metrics.json'
 PAGE = 'index.html'
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Report:
-  """Everything that was measured, by the name of the run.
-
-  Attributes:
-    images: what it was measured on.
-    tokenizers: results; the first is what `tokens` and `psnr` of the metrics
-      file are.
-    generators: results; the first has the plain names in the metrics file, the
-      others carry their name behind.
-    pruning: results of one classifier, or None.
-    kmeans: k-means patch coding at the budget of each tokenizer.
-    judge_accuracy: of the judge on the test images; None without generators.
-    curves: name to the metrics of its training, see `read_curves`.
-    command: that makes the report again.
-  """
-
-  images: ImageSet
-  tokenizers: Mapping[str, TokenizerResult]
-  generators: Mapping[str, SampleResult]
-  pruning: PruningResult | None
-  kmeans: Mapping[str, metrics.PatchCoding]
-  judge_accuracy: float | None
-  curves: Mapping[str, Mapping[str, training.Curve]]
-  command: str = ''
-
-
 def write_report(
   report: Report, out_dir: str | os.PathLike[str]
 ) -> tuple[pathlib.Path, str]:
-  """Writes `index.html`, `metrics.json`, and curves as `<run>.png`.
+  """Writes `index.html`, `metrics.json`, and curves as pictures.
 
-  A run of a multi-scale tokenizer gets the picture of `scale_curves`.
+  A run of a multi-scale tokenizer gets that of `scale_curves`, `<run>.png`; a
+  generator measured at several numbers of steps `<run>_steps.png`.
 
   Args:
     report: what was measured.
@@ -69,6 +40,9 @@ def write_report(
   (out / METRICS).write_text(numbers + '\n')
   for name, figure in _scale_curves(report, 'light'):
     (out / f'{name}.png').write_bytes(viz.figure_png(figure))
+  for name, results in report.steps.items():
+    picture = viz.figure_png(steps_figure(dict(results)))
+    (out / f'{name}_steps.png').write_bytes(picture)
   sections, tables = _sections(report)
   info = report.images.info
   viz.write_page(
@@ -84,56 +58,6 @@ def write_report(
   )
   text = '\n\n'.join(f'{t.text()}\n{t.caption}' for t in tables)
   return out / PAGE, text
-
-
-def numbers_of(report: Report) -> dict[str, Any]:
-  """The contents of `metrics.json`."""
-  found: dict[str, Any] = {}
-  for i, (name, result) in enumerate(report.tokenizers.items()):
-    tail = f'_{name}' if i else ''
-    coded = report.kmeans[name]
-    found |= {
-      f'tokens{tail}': list(result.tokens),
-      f'bits{tail}': list(result.bits),
-      f'psnr{tail}': list(result.psnr),
-      f'ssim{tail}': list(result.ssim),
-      f'codebook_usage{tail}': result.usage,
-      f'codebook_perplexity{tail}': result.perplexity,
-      f'kmeans_psnr{tail}': coded.psnr,
-      f'kmeans_bits{tail}': coded.bits,
-    }
-    if result.quality:
-      found[f'quality{tail}'] = [
-        {**dataclasses.asdict(cost), 'saved': cost.saved}
-        for cost in result.quality
-      ]
-    if result.scales:
-      found[f'scales{tail}'] = {
-        images: [
-          {**dataclasses.asdict(row), 'ratio': row.ratio} for row in rows
-        ]
-        for images, rows in result.scales.items()
-      }
-  if report.judge_accuracy is not None:
-    found['judge_accuracy'] = report.judge_accuracy
-  for i, (name, drawn) in enumerate(report.generators.items()):
-    tail = f'_{name}' if i else ''
-    found |= {
-      f'samples{tail}': len(drawn.samples),
-      f'sample_class_agreement{tail}': drawn.class_agreement,
-      f'sample_diversity{tail}': drawn.diversity,
-      f'knn_precision{tail}': drawn.precision,
-      f'knn_recall{tail}': drawn.recall,
-      f'frechet_distance{tail}': drawn.frechet,
-      f'frechet_distance_of_training_images{tail}': drawn.frechet_floor,
-      f'nearest_train_distance{tail}': {
-        'samples': drawn.nearest_train,
-        'test': drawn.nearest_train_test,
-      },
-    }
-  if report.pruning is not None:
-    found['pruning'] = [dataclasses.asdict(r) for r in report.pruning.rows]
-  return found
 
 
 def _sections(report: Report) -> tuple[list[viz.Section], list[viz.Table]]:
@@ -309,6 +233,20 @@ def _generators(report: Report) -> viz.Section | None:
         caption=f'{name}: the same samples as their tokens arrive.',
       )
     )
+    if name in report.steps:
+      light, dark = viz.both_themes(steps_figure, dict(report.steps[name]))
+      items.append(
+        viz.Picture(
+          png=light,
+          dark_png=dark,
+          caption=f'{name}: quality by the number of steps.',
+        )
+      )
+  by_name = {
+    name if n is None else f'{name}, {n} step{"s" * (n > 1)}': result
+    for name, whole in report.generators.items()
+    for n, result in [(None, whole), *report.steps.get(name, {}).items()]
+  }
   rows = [
     (
       name,
@@ -319,7 +257,7 @@ def _generators(report: Report) -> viz.Section | None:
       f'{r.frechet:.2f}',
       f'{r.nearest_train:.2f}',
     )
-    for name, r in report.generators.items()
+    for name, r in by_name.items()
   ]
   first = next(iter(report.generators.values()))
   rows.append(

@@ -61,16 +61,21 @@ def curve(
     marker = 'o' if markers and len(x) <= 40 else None
     axes.plot(x, y, label=name, color=color, marker=marker, ms=4.5, lw=1.8)
   if x_log2:
-    ticks = sorted({v for x, _ in series.values() for v in x})
-    axes.set_xscale('log', base=2)
-    axes.set_xticks(ticks, [f'{v:g}' for v in ticks])
-    axes.minorticks_off()
+    _powers(axes, series)
   axes.set_xlabel(x_label)
   axes.set_ylabel(y_label)
   _dress(axes, theme)
   if len(series) > 1:
     axes.legend(frameon=False, labelcolor=_INK[theme])
   return figure
+
+
+def _powers(axes: Any, series: Series) -> None:
+  """A logarithmic x axis, marked at the series' x values."""
+  ticks = sorted({v for x, _ in series.values() for v in x})
+  axes.set_xscale('log', base=2)
+  axes.set_xticks(ticks, [f'{v:g}' for v in ticks])
+  axes.minorticks_off()
 
 
 def _dress(axes: Any, theme: Theme) -> None:
@@ -90,6 +95,7 @@ def panels(
   parts: Sequence[tuple[str, str, Series]],
   *,
   x_label: str,
+  x_log2: bool = False,
   key: str = '',
   theme: Theme = 'light',
 ) -> Figure:
@@ -100,6 +106,7 @@ def panels(
       colour in all of them; a panel with the single name '' is not in the
       legend.
     x_label: With its unit.
+    x_log2: See `curve`; then each point is marked.
     key: What the names are, in front of the legend.
     theme: See `curve`; the light one has a white background, so that the
       picture may stand anywhere.
@@ -121,7 +128,12 @@ def panels(
     axes.patch.set_alpha(0)
     for name, (x, y) in series.items():
       color = shades[names.index(name)] if name else _LINES[theme][1]
-      (lines[name],) = axes.plot(x, y, color=color, lw=1.6)
+      marker = 'o' if x_log2 else None
+      (lines[name],) = axes.plot(
+        x, y, color=color, marker=marker, ms=4.5, lw=1.6
+      )
+    if x_log2:
+      _powers(axes, series)
     _dress(axes, theme)
     axes.set_title(title, color=_INK[theme], fontsize=10, loc='left')
     axes.set_ylabel(y_label)
