@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from tokpress_jax.errors import UserError, did_you_mean
 
 Family = Literal[
-  'tokenizer', 'generator', 'model', 'pruner', 'task', 'quantizer'
+  'tokenizer', 'generator', 'model', 'encoder', 'pruner', 'task', 'quantizer'
 ]
 
 
@@ -117,7 +117,7 @@ _ENTRIES = {
     _row('vit', 'model', 'models.vit:ViTConfig', paper='ViT, arXiv:2010.11929'),
     _row(
       'clip_text',
-      'model',
+      'encoder',
       'models.clip_text:ClipTextConfig',
       paper='CLIP, arXiv:2103.00020',
       evidence='official',
@@ -213,8 +213,8 @@ def register(name: str, cls: type, *, family: Family, **facts: str) -> None:
 
 
 def list_models() -> tuple[Entry, ...]:
-  """Returns the tokenizers, generators and hosts, with paper and evidence."""
-  families = ('tokenizer', 'generator', 'model')
+  """Returns all models by family, with paper and evidence."""
+  families = ('tokenizer', 'generator', 'model', 'encoder')
   return tuple(e for e in _ENTRIES.values() if e.family in families)
 
 

@@ -283,7 +283,7 @@ class Spec:
 
   Attributes:
     name: its registry name.
-    family: 'tokenizer', 'generator' or 'model'.
+    family: 'tokenizer', 'generator', 'model' or 'encoder' (of texts).
     config: the frozen config that built it.
     source: the directory or hub name it came from.
     licence: of the weights.

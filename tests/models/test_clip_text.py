@@ -44,6 +44,7 @@ def test_features_equal_those_of_transformers(tmp_path):
   image = {'vision_model.post_layernorm.weight': np.ones(3, np.float32)}
   safetensors.save(tmp_path / 'clip.safetensors', {**weights, **image})
   model = convert.convert(tmp_path / 'clip.safetensors', 'clip-text')
+  assert model.spec.family == 'encoder'
   assert model.spec.config == models.ClipTextConfig(
     vocabulary=50,
     length=9,

@@ -75,7 +75,8 @@ def load(name: str, family: str) -> Loaded:
   if loaded.spec.family != family:
     has_one = loaded.spec.family == 'generator' and family == 'tokenizer'
     hint = f' Its tokenizer is in {name}/tokenizer.' if has_one else ''
-    called = lambda family: 'classifier' if family == 'model' else family
+    names = {'model': 'classifier', 'encoder': 'text encoder'}
+    called = lambda family: names.get(family, family)
     raise UserError(
       f'{name} is a {called(loaded.spec.family)}; this command needs a '
       f'{called(family)}.{hint}'

@@ -9,7 +9,7 @@ import tyro
 from tokpress_jax import registry, released
 
 _FAMILIES: dict[str, tuple[registry.Family, ...]] = {
-  'models': ('tokenizer', 'generator', 'model'),
+  'models': ('tokenizer', 'generator', 'model', 'encoder'),
   'pruners': ('pruner',),
   'tasks': ('task',),
 }

@@ -66,6 +66,15 @@ def _example(
       'drawn = tp.sample(model, labels, rng=jax.random.key(0))',
       f'drawn.{result}',
     ]
+  if family == 'encoder':
+    return [
+      'import tokpress_jax as tp',
+      'from tokpress_jax import models',
+      '',
+      "model = tp.load('PATH')",
+      "codes = models.clip_codes(['a text'])",
+      'model(codes).last  # float32 [1, M, D]',
+    ]
   size, channels = model['image_size'], model['channels']
   shape = f'[1, {size}, {size}, {channels}]'
   uses = ['model(batch).logits  # [1, classes]']

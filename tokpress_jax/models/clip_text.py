@@ -56,7 +56,7 @@ class ClipTextConfig:
     features: P.
   """
 
-  family: ClassVar[str] = 'model'
+  family: ClassVar[str] = 'encoder'
 
   vocabulary: int = 49408
   length: int = 77
