@@ -224,6 +224,9 @@ def test_weights_of_another_variant_are_refused():
   some = {k: s for k, s in shapes.items() if k != 'quantize.embedding.weight'}
   with pytest.raises(UserError, match='has no codebook'):
     titok_keys.config_of(some)
+  pixels = {k: x.shape for k, x in weights_of('vq8k').items()}
+  with pytest.raises(UserError, match='it is of the kind titok'):
+    titok_keys.one_d_piece_config_of(pixels)
   with pytest.raises(UserError, match='lacks latent_tokens'):
     titok_keys.config_of({'encoder.conv_in.weight': (8, 3, 3, 3)})
 

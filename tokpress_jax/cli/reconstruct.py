@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from tokpress_jax import losses
-from tokpress_jax.cli import common
+from tokpress_jax.cli import common, texts
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.tokenizers import Quality, legal_length, minus_lpips
@@ -21,7 +21,7 @@ from tokpress_jax.types import Loaded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(texts.TextFlags):
   """Show images as a tokenizer gives them back, from ever more tokens.
 
   Attributes:
@@ -61,13 +61,17 @@ def main(argv: Sequence[str]) -> None:
   )
   paths = common.find_images(flags.images)
   squares, _ = common.read_squares(paths, config, flags.fit)
+  needs = _needs(flags, config)
+  condition = flags.for_decoder(config, len(squares))
+  given = [squares] if condition is None else [squares, condition]
 
   @jax.jit
-  def run(model, pixels):
+  def run(model, pixels, condition=None):
     encoded = model.encode(images_lib.to_float(pixels))
-    return [model.decode(encoded.first(n)) for n in budgets]
+    decode = functools.partial(model.decode, condition=condition)
+    return [decode(encoded.first(n)) for n in budgets]
 
-  outputs = common.in_batches(lambda x: run(model, x), [squares], 16)
+  outputs = common.in_batches(functools.partial(run, model), given, 16)
   decoded = {
     n: images_lib.to_uint8(x) for n, x in zip(budgets, outputs, strict=True)
   }
@@ -79,8 +83,8 @@ def main(argv: Sequence[str]) -> None:
     if not config.continuous:
       rate = f'{n * config.bits_per_token / config.image_size**2:.4f}'
     print(f'{n:6d}   {rate:>10}   {psnr:9.2f}')
-  for need in _needs(flags, config):
-    _print_lengths(model, paths, squares, need)
+  for need in needs:
+    _print_lengths(model, paths, given, need)
   out = pathlib.Path(flags.out)
   out.parent.mkdir(parents=True, exist_ok=True)
   sheet = viz.reconstructions(squares, decoded, cell=flags.cell)
@@ -140,25 +144,33 @@ def _needs(flags: Flags, config: Any) -> list[_Need]:
 def _print_lengths(
   model: Loaded,
   paths: Sequence[pathlib.Path],
-  squares: np.ndarray,
+  given: Sequence[np.ndarray],
   need: _Need,
 ) -> None:
-  """Prints the shortest prefix of each square that is good enough."""
+  """Prints the shortest prefix of each square that is good enough.
+
+  Args:
+    model: the tokenizer.
+    paths: of the images.
+    given: their squares, and the texts if its decoder reads them.
+    need: what is good enough.
+  """
 
   @jax.jit
-  def run(model, weights, pixels):
+  def run(model, weights, pixels, condition=None):
     images = images_lib.to_float(pixels)
     measure = functools.partial(need.measure, weights)
     policy = Quality(target=need.target, measure=measure)
-    encoded = model.encode(images, policy=policy)
-    return encoded.length, measure(model.decode(encoded), images)
+    encoded = model.encode(images, policy=policy, condition=condition)
+    decoded = model.decode(encoded, condition=condition)
+    return encoded.length, measure(decoded, images)
 
   length, quality = common.in_batches(
-    lambda x: run(model, need.weights, x), [squares], 16
+    functools.partial(run, model, need.weights), given, 16
   )
   names = [str(path) for path in paths]
-  if len(names) != len(squares):  # Tiles.
-    names = [f'square {i}' for i in range(len(squares))]
+  if len(names) != len(given[0]):  # Tiles.
+    names = [f'square {i}' for i in range(len(given[0]))]
   print(f'for {need.title}:')
   for name, n, found in zip(names, length, quality, strict=True):
     reached = found >= need.target

@@ -5,11 +5,14 @@ Dimension letters: B texts, M tokens of a text, D features of one.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
 
 from tokpress_jax import models
 from tokpress_jax.cli import common
+from tokpress_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,3 +44,33 @@ class TextFlags:
     )
     run = jax.jit(lambda encoder, codes: encoder(codes))
     return common.in_batches(lambda x: run(encoder, x), [codes], 16)
+
+  def for_decoder(self, config: Any, count: int) -> np.ndarray | None:
+    """What the decoder of a tokenizer reads of the texts.
+
+    Args:
+      config: the tokenizer's.
+      count: images; one text stands for all of them.
+
+    Returns:
+      float32 [count, M, D], or None if it reads no text.
+
+    Raises:
+      UserError: There are too few texts, or none is read.
+    """
+    name, given = type(config).__name__, len(self.text)
+    if config.condition_shape is None:
+      if given:
+        raise UserError(
+          f'--text is of tokenizers whose decoder reads a text (TA-TiTok); '
+          f'that of this {name} reads none.'
+        )
+      return None
+    if given not in (1, count):
+      raise UserError(
+        f'The decoder of this tokenizer reads a text: give one --text for all '
+        f'images, or {count}; got {given}. An empty one, --text "", says '
+        'nothing.'
+      )
+    features = self.encode(self.text).last
+    return np.broadcast_to(features, (count, *features.shape[1:]))

@@ -162,7 +162,13 @@ def one_d_piece_config_of(
   shapes: Mapping[str, tuple[int, ...]], *, layout: Layout | None = None
 ) -> TiTokConfig:
   """`config_of` for One-D-Piece: every prefix decodes."""
-  return config_of(shapes, layout=layout, prefixes='any')
+  config = config_of(shapes, layout=layout, prefixes='any')
+  if config.vqgan is None:
+    raise UserError(
+      'One-D-Piece paints through a VQGAN (decoder.ffn.2, pixel_decoder.*), and '
+      'this checkpoint does not: it is of the kind titok.'
+    )
+  return config
 
 
 def _tower_of(shapes: Mapping[str, tuple[int, ...]], tower: str) -> TowerConfig:
