@@ -58,19 +58,19 @@ class TextFlags:
     Raises:
       UserError: There are too few texts, or none is read.
     """
-    name, given = type(config).__name__, len(self.text)
+    given = len(self.text)
     if config.condition_shape is None:
       if given:
         raise UserError(
-          f'--text is of tokenizers whose decoder reads a text (TA-TiTok); '
-          f'that of this {name} reads none.'
+          '--text is of tokenizers whose decoder reads a text (TA-TiTok); the '
+          'decoder of this one reads none.'
         )
       return None
     if given not in (1, count):
       raise UserError(
-        f'The decoder of this tokenizer reads a text: give one --text for all '
-        f'images, or {count}; got {given}. An empty one, --text "", says '
-        'nothing.'
+        'The decoder of this tokenizer reads a text: give --text, one for all '
+        f'images or one for each ({count}); got {given}. An empty one, '
+        '--text "", says nothing.'
       )
     features = self.encode(self.text).last
     return np.broadcast_to(features, (count, *features.shape[1:]))

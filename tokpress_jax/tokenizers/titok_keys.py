@@ -165,8 +165,8 @@ def one_d_piece_config_of(
   config = config_of(shapes, layout=layout, prefixes='any')
   if config.vqgan is None:
     raise UserError(
-      'One-D-Piece paints through a VQGAN (decoder.ffn.2, pixel_decoder.*), and '
-      'this checkpoint does not: it is of the kind titok.'
+      'One-D-Piece paints through a VQGAN (decoder.ffn.2, pixel_decoder.*), '
+      'and this checkpoint does not: it is of the kind titok.'
     )
   return config
 
