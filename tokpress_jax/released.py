@@ -179,6 +179,22 @@ KINDS = {
       licence='Apache-2.0; for research, its authors say',
       prepare='prepare',
     ),
+    Kind(
+      name='maskgen-vq',
+      keys='generators.maskgen_keys',
+      mark='cond_pooled_proj.weight',
+      tokenizer='tatitok-bl128-vq',
+      licence='Apache-2.0; for research, its authors say',
+      prepare='prepare',
+    ),
+    Kind(
+      name='maskgen-kl',
+      keys='generators.maskgen_keys',
+      mark='text_pooled_emb.weight',
+      tokenizer='tatitok-bl32-vae',
+      licence='Apache-2.0; for research, its authors say',
+      prepare='prepare',
+    ),
   )
 }
 
@@ -323,6 +339,30 @@ _RARS = (
   _rar('xxl', 1_495_499_136, 1408, 40, 6144),
 )
 
+
+def _maskgen(name: str, parameters: int, *arguments: int | str) -> Released:
+  codes = name.startswith('vq')
+  return Released(
+    name=f'maskgen-{name}',
+    kind='maskgen-vq' if codes else 'maskgen-kl',
+    config='released_config',
+    arguments=arguments,
+    parameters=parameters,
+    repository=f'turkeyju/generator_maskgen_{name.replace("-", "_")}',
+    file='model.safetensors',
+    instead=('pytorch_model.bin',),
+    tokenizer='tatitok-bl128-vq' if codes else 'tatitok-bl32-vae',
+  )
+
+
+# Those over codes without 1,001 rows of each official file that nothing reads.
+_MASKGENS = (
+  _maskgen('vq-l', 603_286_528, 'categorical', 1024, 16),
+  _maskgen('vq-xl', 1_175_330_560, 'categorical', 1280, 20),
+  _maskgen('kl-l', 641_364_000, 'diffusion', 1024, 16),
+  _maskgen('kl-xl', 1_237_345_312, 'diffusion', 1280, 20),
+)
+
 RELEASED = {
   row.name: row
   for row in (
@@ -348,6 +388,7 @@ RELEASED = {
     *_TITOKS,
     *_MASKGITS,
     *_RARS,
+    *_MASKGENS,
   )
 }
 
