@@ -357,10 +357,10 @@ def _maskgen(name: str, parameters: int, *arguments: int | str) -> Released:
 
 # Those over codes without 1,001 rows of each official file that nothing reads.
 _MASKGENS = (
-  _maskgen('vq-l', 603_286_528, 'categorical', 1024, 16),
-  _maskgen('vq-xl', 1_175_330_560, 'categorical', 1280, 20),
-  _maskgen('kl-l', 641_364_000, 'diffusion', 1024, 16),
-  _maskgen('kl-xl', 1_237_345_312, 'diffusion', 1280, 20),
+  _maskgen('vq-l', 602_236_928, 'categorical', 1024, 16),
+  _maskgen('vq-xl', 1_173_690_880, 'categorical', 1280, 20),
+  _maskgen('kl-l', 640_314_400, 'diffusion', 1024, 16),
+  _maskgen('kl-xl', 1_235_705_632, 'diffusion', 1280, 20),
 )
 
 RELEASED = {

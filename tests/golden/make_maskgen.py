@@ -234,11 +234,31 @@ def losses_of(model, z):
   return np.moveaxis(each.reshape(shape), 0, 2), mean.numpy()
 
 
+def tamed(model):
+  """The head as if it were trained, while vectors are drawn.
+
+  Random weights do not know that a vector of almost pure noise is its noise:
+  the first step would blow up all errors 20,000 times, and what the later ones
+  do would be lost beside it. See `test_maskgen.py` for the same.
+  """
+  net, plain = model.diffloss.net, model.diffloss.net.forward
+  signal = torch.from_numpy(model.diffloss.train_diffusion.alphas_cumprod)
+
+  def forward(x, t, c):
+    noise, place = plain(x, t, c).chunk(2, dim=1)
+    share = signal[t].float()[:, None]
+    noise = (1 - share).sqrt() * x + share.sqrt() * noise
+    return torch.cat([noise, place], dim=1)
+
+  return Patched((net, 'forward', forward))
+
+
 def drawn(model, z, noise, guidance):
   """Vectors of the head for features [2 P, D], noise [P, T, C]: [P, C]."""
   steps = [*np.moveaxis(noise, 1, 0)[1:], np.zeros_like(noise[:, 0])]
   queue = [np.concatenate([step, step]) for step in steps]
-  with Patched(fed([noise[:, 0]], 'randn'), fed(queue, 'randn_like')):
+  given = Patched(fed([noise[:, 0]], 'randn'), fed(queue, 'randn_like'))
+  with given, tamed(model):
     found = model.diffloss.sample_of(z, VECTORS['temperature'], guidance)
   assert not queue
   return found
@@ -333,7 +353,9 @@ def main(args):
       parts = z.numpy(), losses_of(model, z)[0], head_sample(model, z).numpy()
       return np.concatenate([(x / x.std()).reshape(-1) for x in parts])
 
-    check_sensitive(named, run, tolerance=TOLERANCE)
+    # What the text asks in the last block, nothing reads.
+    unread = ('LAST.attn.add_q_proj',)
+    check_sensitive(named, run, tolerance=TOLERANCE, fixed=unread)
     put(model, weights)
     out[f'{kind}_shapes'] = pack(shapes)
     if kind == 'vq':

@@ -178,14 +178,21 @@ def time_codes(
   time: Array | np.ndarray, width: int = 256, *, base: float = 10_000.0
 ) -> Array:
   """Sin-cos codes of timesteps [...]: float32 [..., width], cosines first."""
-  half = width // 2
-  # float32 from here on, as in the official code: at time 999 the rounding of a
-  # rate shows.
-  rates = np.exp(-np.log(np.float32(base)) * np.arange(half, dtype=np.float32)
-                 / np.float32(half))  # fmt: skip
+  rates = sincos_rates(width // 2, base)
   time = jnp.asarray(time, jnp.float32)[..., None]
-  angles = time * rates.reshape((1,) * (time.ndim - 1) + (half,))
+  angles = time * rates.reshape((1,) * (time.ndim - 1) + rates.shape)
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def sincos_rates(count: int, base: float) -> np.ndarray:
+  """base^(-i / count) for i < count, float32.
+
+  The exponent is rounded to float32 before, as in the official codes: at an
+  angle of 1,000 the last bit of a rate shows.
+  """
+  exponent = -np.float32(np.log(base)) * np.arange(count, dtype=np.float32)
+  exponent = (exponent / np.float32(count)).astype(np.float64)
+  return np.exp(exponent).astype(np.float32)
 
 
 def _dense(

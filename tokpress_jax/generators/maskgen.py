@@ -578,16 +578,15 @@ class MaskGen(linen.Module):
 
 def score_codes(score: Array, width: int) -> Array:
   """Sin-cos codes of scores [B] as MaskGen over codes has them: [B, width]."""
-  half = np.arange(width // 2, dtype=np.float32)
-  rates = np.exp(-np.log(np.float32(1000)) * half / np.float32(width // 2))
+  rates = heads.sincos_rates(width // 2, 1000.0)
   angles = 100 * score.astype(jnp.float32)[:, None] * rates[None]
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def turned_score_codes(score: Array, width: int) -> Array:
   """Sin-cos codes of scores [B], in turn, as MaskGen over vectors has them."""
-  even = np.arange(0, width, 2, dtype=np.float32)
-  rates = np.power(np.float32(10_000), -even / np.float32(width))
+  exponent = -np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+  rates = np.power(10_000.0, exponent.astype(np.float64)).astype(np.float32)
   angles = 100 * score.astype(jnp.float32)[:, None] * rates[None]
   codes = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
   return codes.reshape(-1, width)

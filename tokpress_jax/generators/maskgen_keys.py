@@ -3,7 +3,8 @@
 Both have diffusers' joint blocks under their own names. That over codes keeps
 one vocabulary (V codes, a mask, 1,001 rows that nothing reads), of which the
 logits' weight is the same tensor, so that a file may hold it under either name
-or both. What no tensor says: V (the rest of the vocabulary is taken to be the
+or both. The last block's queries of the text are left out, too: nothing reads what
+they find. What no tensor says: V (the rest of the vocabulary is taken to be the
 released one), the heads, and the scale of the vectors.
 
 Dimension letters: V codes, N tokens, D model features, L layers.
@@ -91,7 +92,8 @@ RULES = (
   *_norm('z_proj_ln', 'vector_norm'),
   *_dense(r'(?:decoder_)?norm\.linear', 'norm/ada'),
   *_dense(r'last\.norm1_context\.linear', 'stack/last/text_norm/ada'),
-  *_dense(r'last\.attn\.add_qkv', 'stack/last/text_attn/qkv'),
+  *_dense(r'last\.attn\.add_kv', 'stack/last/text_kv'),
+  Rule(r'last\.attn\.add_q_proj\..*', None),
   *_stream(r'last\.', 'last', ''),
   *_stream(r'blocks\.(\d+)\.', 'layers', r'[\1]'),
   *_dense(r'diffloss\.net\.time_embed\.mlp\.0', 'head/time1'),
@@ -125,24 +127,31 @@ def prepare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   for name in _TABLES:
     if name in found:
       found['tokens'] = found.pop(name)[: 1 - _OTHERS]
-  three = {
-    'to_q': ('qkv', ('to_q', 'to_k', 'to_v')),
-    'add_q_proj': ('add_qkv', ('add_q_proj', 'add_k_proj', 'add_v_proj')),
-  }
-  for first, (joined, parts) in three.items():
-    for name in [n for n in found if f'.attn.{first}.' in n]:
-      names = [name.replace(first, part) for part in parts]
-      if all(part in found for part in names):
-        found[name.replace(first, joined)] = np.concatenate(
-          [found.pop(part) for part in names]
-        )
   numbers = [re.match(r'blocks\.(\d+)\.', name) for name in found]
   last = max((int(m[1]) for m in numbers if m), default=-1)
   start = f'blocks.{last}.'
-  return {
+  found = {
     f'last.{name.removeprefix(start)}' if name.startswith(start) else name: x
     for name, x in found.items()
   }
+  _join(found, 'qkv', ('to_q', 'to_k', 'to_v'))
+  _join(found, 'add_kv', ('add_k_proj', 'add_v_proj'), only='last.')
+  _join(found, 'add_qkv', ('add_q_proj', 'add_k_proj', 'add_v_proj'))
+  return found
+
+
+def _join(
+  found: dict[str, np.ndarray],
+  joined: str,
+  parts: tuple[str, ...],
+  only: str = '',
+) -> None:
+  """Joins tensors of the attention of blocks, where all parts are there."""
+  for name in [n for n in found if f'.attn.{parts[0]}.' in n]:
+    names = [name.replace(parts[0], part) for part in parts]
+    if name.startswith(only) and all(part in found for part in names):
+      whole = np.concatenate([found.pop(part) for part in names])
+      found[name.replace(parts[0], joined)] = whole
 
 
 def config_of(shapes: Mapping[str, tuple[int, ...]]) -> MaskGenConfig:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax.nn import attention as attention_lib
-from tokpress_jax.nn import norms
+from tokpress_jax.nn import norms, products
 from tokpress_jax.nn.block import Block, BlockConfig
 from tokpress_jax.nn.stack import StackConfig, over_layers
 
@@ -43,6 +43,11 @@ class JointBlock(nn.Module):
   def setup(self):
     """Makes the parts."""
     c = self.config
+    if c.qk_norm or c.bias != 'all':
+      raise ValueError(
+        'a joint block has biases and no norm of queries and keys, got '
+        f'bias={c.bias!r}, qk_norm={c.qk_norm!r}'
+      )
     self.image = Block(c, dtype=self.dtype)
     if self.text_stream == 'updated':
       self.text = Block(c, dtype=self.dtype)
@@ -50,7 +55,12 @@ class JointBlock(nn.Module):
       self.text_norm = norms.ModulatedNorm(
         c.width, eps=c.norm_eps, dtype=self.dtype
       )
-      self.text_attn = attention_lib.Attention(c.attention, dtype=self.dtype)
+      # It asks nothing itself: keys and values alone.
+      self.text_kv = products.Dense(
+        2 * c.heads * c.attention.features,
+        dtype=self.dtype,
+        kernel_init=nn.initializers.truncated_normal(c.width**-0.5),
+      )
 
   def modulation(self, cond: Array) -> tuple[Any, Any]:
     """What a condition [B, D] does to the image and to the text."""
@@ -58,6 +68,13 @@ class JointBlock(nn.Module):
     if self.text_stream == 'updated':
       return image, self.text.modulation(cond)
     return image, self.text_norm.modulation(cond[:, None])
+
+  def _keys_values(self, text: Array) -> tuple[Array, Array]:
+    """Keys and values [B, A, M, E] of a text [B, M, D] that is only read."""
+    heads, features = self.config.heads, self.config.attention.features
+    kv = self.text_kv(text).reshape(*text.shape[:2], 2, heads, features)
+    k, v = jnp.moveaxis(kv, (2, 3), (0, 2))
+    return k, v
 
   def __call__(
     self,
@@ -89,20 +106,16 @@ class JointBlock(nn.Module):
     of_image, of_text = mod
     options = {'drop': drop, 'deterministic': deterministic}
     updated = self.text_stream == 'updated'
+    q, k, v = self.image.attn.project(self.image.pre_attention(x, of_image))
     if updated:
-      text_attn = self.text.attn
       read = self.text.pre_attention(text, of_text)
+      text_q, text_k, text_v = self.text.attn.project(read)
+      q = jnp.concatenate([q, text_q], axis=2)
     else:
-      text_attn = self.text_attn
-      read = self.text_norm(text, mod=of_text)
-    ours = self.image.attn.project(self.image.pre_attention(x, of_image))
-    theirs = text_attn.project(read)
-    q, k, v = (
-      jnp.concatenate(pair, axis=2) for pair in zip(ours, theirs, strict=True)
-    )
+      text_k, text_v = self._keys_values(self.text_norm(text, mod=of_text))
+    k = jnp.concatenate([k, text_k], axis=2)
+    v = jnp.concatenate([v, text_v], axis=2)
     length = x.shape[1]
-    if not updated:
-      q = ours[0]  # What the text would attend to, nobody reads.
     heads = attention_lib.dot_product_attention(
       q, k, v, scale=self.image.attn.logit_scale
     )
@@ -110,7 +123,7 @@ class JointBlock(nn.Module):
     x = self.image.post_attention(x, y, of_image, **options)
     x = self.image.feed(x, of_image, **options)
     if updated:
-      y = text_attn.output(heads[:, :, length:])
+      y = self.text.attn.output(heads[:, :, length:])
       text = self.text.post_attention(text, y, of_text, **options)
       text = self.text.feed(text, of_text, **options)
     return x, text

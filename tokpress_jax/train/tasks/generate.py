@@ -59,6 +59,12 @@ class GeneratorTask(Task):
         'a generator needs the tokenizer whose tokens it predicts; give its '
         'directory: --task.tokenizer runs/x (a run or an exported model)'
       )
+    if self.model.reads_text:
+      raise UserError(
+        f'{type(self.model).__name__} learns from texts, and no data set here '
+        'has texts. Its training pass is open to a loop of your own: '
+        'model.train_inputs, model.build().apply and model.loss'
+      )
     loaded = _load_tokenizer(self.tokenizer)
     if info.tokens is None:
       check_images(loaded.module.config, info)
