@@ -17,6 +17,7 @@ the released sizes' parameters.
 
 import argparse
 import importlib.machinery
+import itertools
 import pathlib
 import sys
 import types
@@ -82,7 +83,7 @@ def prepare_imports(checkout):
 
 
 def encoded(_, __, captions):
-  """Features of the texts that are called by their rows, '' is the empty one."""
+  """Features of texts that are called by their rows; '' is the empty one."""
   t = texts()
   pick = lambda name: torch.from_numpy(
     np.stack([t[f'null_{name}'] if x == '' else t[name][x] for x in captions])
@@ -215,8 +216,10 @@ def losses_of(model, z):
   x = vector_inputs()
   first = lambda a: np.moveaxis(a, 2, 0)  # Draws before rows, as repeated.
   flat = lambda a: np.ascontiguousarray(a).reshape(-1, *a.shape[3:])
-  repeat = lambda a: torch.from_numpy(a).flatten(0, 1).repeat(
-    SMALL['draws'], *(1,) * (a.ndim - 2)
+  repeat = lambda a: (
+    torch.from_numpy(a)
+    .flatten(0, 1)
+    .repeat(SMALL['draws'], *(1,) * (a.ndim - 2))
   )
   target, mask = repeat(x['values']), repeat(x['masked'].astype(np.float32))
   features = z.flatten(0, 1).repeat(SMALL['draws'], 1)
@@ -280,7 +283,7 @@ def sampled_vectors(model, batch=2):
     target = np.floor(SMALL['tokens'] * np.cos(np.pi / 2 * (k + 1) / steps))
     left.append(int(max(1, min(left[-1] - 1, target))))
   left[-1] = 0
-  pairs = list(zip(left[:-1], left[1:], strict=True))
+  pairs = list(itertools.pairwise(left))
 
   def sample(z, temperature, guidance):
     before, after = pairs.pop(0)

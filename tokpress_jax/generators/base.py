@@ -50,6 +50,8 @@ class GeneratorConfig:
   """
 
   family: ClassVar[str] = 'generator'
+  # Whether the condition is a `Text`; else it is a class.
+  reads_text: ClassVar[bool] = False
 
   codebook_size: int = 4096
   num_classes: int = 1000
@@ -85,11 +87,6 @@ class GeneratorConfig:
           f'the generator has {name} {ours}, its tokenizer {theirs}; train '
           'them together, or load the tokenizer this generator was trained on'
         )
-
-  @property
-  def reads_text(self) -> bool:
-    """Whether the condition is a `condition.Text`; else it is a class."""
-    return False
 
   def check_condition(self, condition: Any) -> Any:
     """Checks what is drawn for; traced values pass unseen.

@@ -10,6 +10,7 @@ for "no class"; the empty text for no text.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -55,7 +56,9 @@ class Text:
 
   def null(self) -> Text:
     """The same rows without their texts; the scores stay."""
-    return self.replace(features=self.null_features, pooled=self.null_pooled)
+    return dataclasses.replace(
+      self, features=self.null_features, pooled=self.null_pooled
+    )
 
   def with_null(self) -> Text:
     """Appends as many rows without a text: 2 B rows."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -94,7 +95,7 @@ def cosine_schedule(steps: int = TRAINING_STEPS) -> Schedule:
     )
   share = lambda t: math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
   ends = [share(i / TRAINING_STEPS) for i in range(TRAINING_STEPS + 1)]
-  betas = [min(1 - b / a, 0.999) for a, b in zip(ends, ends[1:], strict=False)]
+  betas = [min(1 - b / a, 0.999) for a, b in itertools.pairwise(ends)]
   signal = np.cumprod(1 - np.array(betas))
   # Strides add up one by one, as in the official code: a product would round
   # some of them to another step.

@@ -102,9 +102,7 @@ class DiffusionHead(nn.Module):
     if not self.has_variable('params', 'layers'):
       self.param('layers', self._init_layers)
     self.norm = norms.ModulatedNorm(self.width, dtype=self.dtype)
-    self.output = _dense(
-      2 * self.channels, jnp.float32, nn.initializers.zeros
-    )
+    self.output = _dense(2 * self.channels, jnp.float32, nn.initializers.zeros)
 
   def _init_layers(self, rng: Array) -> Any:
     x = jnp.zeros((1, self.width), self.dtype)
@@ -164,9 +162,7 @@ class ResidualMlp(nn.Module):
   @nn.compact
   def __call__(self, x: Array, cond: Array) -> Array:
     """Maps x [..., W] under a condition [..., W] to [..., W]."""
-    ada = _dense(
-      3 * self.width, self.dtype, nn.initializers.zeros, name='ada'
-    )
+    ada = _dense(3 * self.width, self.dtype, nn.initializers.zeros, name='ada')
     shift, scale, gate = jnp.split(ada(nn.silu(cond)), 3, axis=-1)
     y = norms.LayerNorm(dtype=self.dtype, name='norm')(x)
     y = norms.modulate(y, scale, shift)

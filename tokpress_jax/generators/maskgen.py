@@ -31,7 +31,7 @@ vector in training, S steps, T steps of the diffusion.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as linen
 import jax
@@ -77,8 +77,8 @@ class Noised:
 class MaskGenConfig(base.RowConfig):
   """A generator that refines a masked row under a text.
 
-  `class_dropout` is the share of texts dropped in training, and `num_classes` is
-  0. The defaults are MaskGen-VQ-L's.
+  `class_dropout` is the share of texts dropped in training, and `num_classes`
+  is 0. The defaults are MaskGen-VQ-L's.
 
   Attributes:
     head: 'categorical' for codes, 'diffusion' for the vectors of a continuous
@@ -97,6 +97,8 @@ class MaskGenConfig(base.RowConfig):
     diffusion_steps: T, in sampling; there are 1,000 in training.
     draws: K.
   """
+
+  reads_text: ClassVar[bool] = True
 
   codebook_size: int = 8192
   num_classes: int = 0
@@ -131,11 +133,6 @@ class MaskGenConfig(base.RowConfig):
       raise errors.UserError(
         f'score_features must be even, got {self.score_features}'
       )
-
-  @property
-  def reads_text(self) -> bool:
-    """True."""
-    return True
 
   @property
   def mask_code(self) -> int:
@@ -435,12 +432,11 @@ class MaskGen(linen.Module):
       x = self.token_embed(tokens)
     else:
       x = self.vector_norm(self.vector_embed(tokens.astype(self.dtype)))
+      assert known is not None  # Of vectors no value stands for a mask.
       x = inputs_lib.masked(x, known, self.mask_token()[0])
     x = x + self.positions(here)[None]
     layers, last = (None, None) if mod is None else mod
-    x = self.stack(
-      x, text, cond=cond, mod=layers, deterministic=deterministic
-    )
+    x = self.stack(x, text, cond=cond, mod=layers, deterministic=deterministic)
     x = self.norm(x, cond[:, None], mod=last)
     if c.head == 'diffusion':
       x = x + self.head_positions(here)[None]
@@ -556,7 +552,8 @@ class MaskGen(linen.Module):
         output = self.head.denoise(both, cond + times[k][None, None])
         if guidance is None:
           return output
-        return diffusion.guide(*jnp.split(output, 2), guidance[step.index])
+        own, none = jnp.split(output, 2)
+        return diffusion.guide(own, none, guidance[step.index])
 
       noise = sampling.token_normal(
         noise_rng, here, (schedule.steps, c.channels)

@@ -3,9 +3,9 @@
 Both have diffusers' joint blocks under their own names. That over codes keeps
 one vocabulary (V codes, a mask, 1,001 rows that nothing reads), of which the
 logits' weight is the same tensor, so that a file may hold it under either name
-or both. The last block's queries of the text are left out, too: nothing reads what
-they find. What no tensor says: V (the rest of the vocabulary is taken to be the
-released one), the heads, and the scale of the vectors.
+or both. The last block's queries of the text are left out too: nothing reads
+what they find. What no tensor says: V (the rest of the vocabulary is taken to
+be the released one), the heads, and the scale of the vectors.
 
 Dimension letters: V codes, N tokens, D model features, L layers.
 """
@@ -123,7 +123,9 @@ def prepare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   Args:
     tensors: released names to arrays.
   """
-  found = {re.sub('^decoder_blocks', 'blocks', k): x for k, x in tensors.items()}
+  found = {
+    re.sub('^decoder_blocks', 'blocks', k): x for k, x in tensors.items()
+  }
   for name in _TABLES:
     if name in found:
       found['tokens'] = found.pop(name)[: 1 - _OTHERS]

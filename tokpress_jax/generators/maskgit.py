@@ -110,7 +110,8 @@ class MaskGITConfig(base.RowConfig):
     """
     del tokenizer, step
     codes = codes[..., 0]
-    masked = orders.random_mask(rng, *codes.shape, self.schedule)
+    batch, length = codes.shape
+    masked = orders.random_mask(rng, batch, length, self.schedule)
     return jnp.where(masked, self.mask_code, codes)
 
   def counted(self, inputs: Array) -> Array:

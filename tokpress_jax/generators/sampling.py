@@ -316,9 +316,7 @@ def token_gumbel(
   return jax.vmap(per_row, (0, None))(jnp.arange(rows), jnp.asarray(slots))
 
 
-def token_normal(
-  rng: Array, slots: Array, shape: tuple[int, ...]
-) -> Array:
+def token_normal(rng: Array, slots: Array, shape: tuple[int, ...]) -> Array:
   """Normal noise that depends on the key, the row and the slot alone.
 
   Args:

@@ -176,8 +176,8 @@ class Block(nn.Module):
   ) -> tuple[Array, attention_lib.Cache | None]:
     """Adds the attention branch to x [B, T, D]; see `Attention`."""
     y, cache = self.attn(self.pre_attention(x, mod), cache=cache, **kwargs)
-    options = {'drop': drop, 'deterministic': deterministic}
-    return self.post_attention(x, y, mod, **options), cache
+    x = self.post_attention(x, y, mod, drop=drop, deterministic=deterministic)
+    return x, cache
 
   def feed(
     self,

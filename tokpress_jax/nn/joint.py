@@ -104,7 +104,7 @@ class JointBlock(nn.Module):
         raise ValueError('a joint block needs `cond` or `mod`')
       mod = self.modulation(cond)
     of_image, of_text = mod
-    options = {'drop': drop, 'deterministic': deterministic}
+    options: dict[str, Any] = {'drop': drop, 'deterministic': deterministic}
     updated = self.text_stream == 'updated'
     q, k, v = self.image.attn.project(self.image.pre_attention(x, of_image))
     if updated:
@@ -165,7 +165,7 @@ class JointStack(nn.Module):
     return jax.vmap(self._init_one('updated'))(keys)
 
   def _parts(self) -> tuple[Any, Any]:
-    layers = None
+    layers: Any = None
     if self.config.depth > 1:
       layers = self.get_variable('params', 'layers')
     return layers, self.get_variable('params', 'last')
@@ -183,8 +183,10 @@ class JointStack(nn.Module):
       That of the `layers`, stacked or a tuple as they are, and of the `last`.
     """
     layers, last = self._parts()
-    run = lambda stream: lambda params: self._block(stream).apply(
-      {'params': params}, cond, method='modulation'
+    run = lambda stream: (
+      lambda params: self._block(stream).apply(
+        {'params': params}, cond, method='modulation'
+      )
     )
     if isinstance(layers, list | tuple):
       mods: Any = tuple(map(run('updated'), layers))
