@@ -114,6 +114,14 @@ _ENTRIES = {
       evidence='official',
       licence='Apache-2.0',
     ),
+    _row(
+      'maskgen',
+      'generator',
+      'generators.maskgen:MaskGenConfig',
+      paper='MaskGen, arXiv:2501.07730',
+      evidence='official',
+      licence='Apache-2.0',
+    ),
     _row('vit', 'model', 'models.vit:ViTConfig', paper='ViT, arXiv:2010.11929'),
     _row(
       'clip_text',

@@ -180,6 +180,22 @@ KINDS = {
       prepare='prepare',
     ),
     Kind(
+      name='maskgen-vq',
+      keys='generators.maskgen_keys',
+      mark='cond_pooled_proj.weight',
+      tokenizer='tatitok-bl128-vq',
+      licence='Apache-2.0; for research, its authors say',
+      prepare='prepare',
+    ),
+    Kind(
+      name='maskgen-kl',
+      keys='generators.maskgen_keys',
+      mark='text_pooled_emb.weight',
+      tokenizer='tatitok-bl32-vae',
+      licence='Apache-2.0; for research, its authors say',
+      prepare='prepare',
+    ),
+    Kind(
       name='clip-text',
       keys='models.clip_text_keys',
       mark='text_model.final_layer_norm.weight',
@@ -330,6 +346,30 @@ _RARS = (
   _rar('xxl', 1_495_499_136, 1408, 40, 6144),
 )
 
+
+def _maskgen(name: str, parameters: int, *arguments: int | str) -> Released:
+  codes = name.startswith('vq')
+  return Released(
+    name=f'maskgen-{name}',
+    kind='maskgen-vq' if codes else 'maskgen-kl',
+    config='released_config',
+    arguments=arguments,
+    parameters=parameters,
+    repository=f'turkeyju/generator_maskgen_{name.replace("-", "_")}',
+    file='model.safetensors',
+    instead=('pytorch_model.bin',),
+    tokenizer='tatitok-bl128-vq' if codes else 'tatitok-bl32-vae',
+  )
+
+
+# Those over codes without 1,001 rows of each official file that nothing reads.
+_MASKGENS = (
+  _maskgen('vq-l', 602_236_928, 'categorical', 1024, 16),
+  _maskgen('vq-xl', 1_173_690_880, 'categorical', 1280, 20),
+  _maskgen('kl-l', 640_314_400, 'diffusion', 1024, 16),
+  _maskgen('kl-xl', 1_235_705_632, 'diffusion', 1280, 20),
+)
+
 RELEASED = {
   row.name: row
   for row in (
@@ -355,6 +395,7 @@ RELEASED = {
     *_TITOKS,
     *_MASKGITS,
     *_RARS,
+    *_MASKGENS,
     Released(
       name='clip-text-l14',
       kind='clip-text',

@@ -98,6 +98,11 @@ def _generator(flags: Flags, model: Loaded) -> dict[str, Any]:
   check_used(flags, 'a generator')
   wanted = flags.metrics or generation.METRICS
   generation.check_metrics(wanted)
+  if model.module.config.reads_text:
+    raise UserError(
+      f'{flags.model} draws texts, and this command draws classes. Sample with '
+      'generators.sample and measure the file: --samples FILE.npz.'
+    )
   classes = model.module.config.num_classes
   count = _count(flags, classes)
   if flags.save and not flags.save.endswith('.npz'):

@@ -89,7 +89,6 @@ class Edit:
 def main(argv: Sequence[str]) -> None:
   """Writes the picture and the arrays."""
   from tokpress_jax import generators
-  from tokpress_jax.generators import condition
   from tokpress_jax.tokenizers import legal_length
 
   flags = tyro.cli(Flags, args=list(argv), prog='tokpress sample')
@@ -105,8 +104,8 @@ def main(argv: Sequence[str]) -> None:
   config = model.module.config
   wanted = _classes(flags, config.num_classes)
   labels = np.repeat(np.array(wanted, np.int32), flags.per_class)
-  condition.check_labels(labels, config.num_classes)
-  sampler.check(config.codebook_size)
+  config.check_condition(labels)
+  config.check_sampler(sampler)
   tokens = config.num_tokens if flags.tokens is None else flags.tokens
   tokens = legal_length(tokens, config.boundaries)
   show: tuple[int, ...] = ()

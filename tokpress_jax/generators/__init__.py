@@ -6,9 +6,11 @@ from tokpress_jax.generators.base import (
   Sampled,
   sample,
 )
+from tokpress_jax.generators.condition import Text, text
 from tokpress_jax.generators.editing import Box, drawn_tokens, keep
-from tokpress_jax.generators.heads import CategoricalHead
+from tokpress_jax.generators.heads import CategoricalHead, DiffusionHead
 from tokpress_jax.generators.loops import BlockLoop, RefineLoop
+from tokpress_jax.generators.maskgen import MaskGen, MaskGenConfig, Noised
 from tokpress_jax.generators.maskgit import MaskGIT, MaskGITConfig
 from tokpress_jax.generators.next_token import (
   NextTokenConfig,
@@ -36,13 +38,17 @@ __all__ = [
   'BlockLoop',
   'Box',
   'CategoricalHead',
+  'DiffusionHead',
   'Drawn',
   'Found',
   'GeneratorConfig',
   'MaskGIT',
   'MaskGITConfig',
+  'MaskGen',
+  'MaskGenConfig',
   'NextTokenConfig',
   'NextTokenGenerator',
+  'Noised',
   'Order',
   'RARConfig',
   'Ranked',
@@ -51,6 +57,7 @@ __all__ = [
   'Sampler',
   'ScaleWiseConfig',
   'ScaleWiseGenerator',
+  'Text',
   'beam_search',
   'best_of',
   'drawn_tokens',
@@ -59,5 +66,6 @@ __all__ = [
   'keep',
   'reveal_counts',
   'sample',
+  'text',
   'uniform_prior',
 ]

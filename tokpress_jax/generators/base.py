@@ -7,7 +7,8 @@ Decoding to images and the checks of what the user asked for are written once,
 here.
 
 Dimension letters: B batch, N tokens, L tokens of the tokenizer's full length, V
-codebook entries, H rows, W columns, C channels.
+codebook entries, H rows, W columns, C channels, D features of a continuous
+token.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from tokpress_jax import errors, types
-from tokpress_jax.generators import condition, sampling
+from tokpress_jax.generators import condition as condition_lib
+from tokpress_jax.generators import sampling
 from tokpress_jax.tokenizers import lengths as lengths_lib
 
 Array = jax.Array
@@ -36,8 +38,8 @@ class GeneratorConfig:
 
   Attributes:
     codebook_size: V.
-    num_classes: classes of the condition; 0 for none.
-    class_dropout: share of labels dropped in training, for guidance.
+    num_classes: classes of the condition; 0 for none, or where it is a text.
+    class_dropout: share of conditions dropped in training, for guidance.
     width: model features.
     depth: layers.
     heads: attention heads.
@@ -48,6 +50,8 @@ class GeneratorConfig:
   """
 
   family: ClassVar[str] = 'generator'
+  # Whether the condition is a `Text`; else it is a class.
+  reads_text: ClassVar[bool] = False
 
   codebook_size: int = 4096
   num_classes: int = 1000
@@ -84,6 +88,35 @@ class GeneratorConfig:
           'them together, or load the tokenizer this generator was trained on'
         )
 
+  def check_condition(self, condition: Any) -> Any:
+    """Checks what is drawn for; traced values pass unseen.
+
+    Args:
+      condition: classes, int [B]; `num_classes` is no class.
+
+    Returns:
+      It, as arrays with a leading axis B.
+
+    Raises:
+      UserError: if it is none, or says what to give.
+    """
+    if isinstance(condition, condition_lib.Text):
+      raise errors.UserError(
+        f'this generator ({type(self).__name__}) draws classes: give labels, '
+        'int [B], not a text'
+      )
+    labels = jnp.asarray(condition)
+    if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
+      raise errors.UserError(
+        f'labels are classes, int [B]; got {labels.dtype} {list(labels.shape)}'
+      )
+    condition_lib.check_labels(labels, self.num_classes)
+    return labels
+
+  def check_sampler(self, sampler: sampling.Sampler) -> None:
+    """Raises UserError if codes cannot be drawn so."""
+    sampler.check(self.codebook_size)
+
   def fit_to(self, tokenizer: Any) -> GeneratorConfig:
     """Takes from a tokenizer's config what the codes decide.
 
@@ -109,7 +142,7 @@ class GeneratorConfig:
     """Gives what the training pass reads, beside the labels.
 
     Args:
-      codes: int32 [B, N, Q].
+      codes: int32 [B, N, Q]; embeddings [B, N, D] of a continuous tokenizer.
       tokenizer: calls a method of the tokenizer by name, its variables bound.
       rng: a typed key, for what is masked or drawn.
       step: of training, int32, for what changes over it (RAR's orders); None
@@ -130,7 +163,7 @@ class GeneratorConfig:
     del inputs
     return None
 
-  def example_inputs(self) -> tuple[Any, Array]:
+  def example_inputs(self) -> tuple[Any, Any]:
     """Arguments of the module's `__call__`, for its initialisation."""
     raise NotImplementedError
 
@@ -188,7 +221,7 @@ class RowConfig(GeneratorConfig):
         f'{length} codes do not fit a generator of {self.tokens} tokens'
       )
 
-  def example_inputs(self) -> tuple[Any, Array]:
+  def example_inputs(self) -> tuple[Any, Any]:
     """See `GeneratorConfig`."""
     return jnp.zeros((1, self.tokens), jnp.int32), jnp.zeros((1,), jnp.int32)
 
@@ -198,13 +231,15 @@ class Drawn:
   """What a generator's `sample_codes` gives.
 
   Attributes:
-    codes: int32 [B, n].
+    codes: int32 [B, n]; None of a generator of continuous tokens.
     totals: of a scale-wise generator, the tokenizer's summed map [B, h, w, C]
       after each scale; () of the others, whose codes say it all.
+    embeddings: [B, n, D] of a generator of continuous tokens, else None.
   """
 
-  codes: Array
+  codes: Array | None
   totals: tuple[Array, ...] = ()
+  embeddings: Array | None = None
 
 
 @struct.dataclass
@@ -212,22 +247,24 @@ class Sampled:
   """What sampling gives.
 
   Attributes:
-    codes: int32 [B, N, 1]; 0 beyond the length.
-    length: int32 [B], codes that count.
+    codes: int32 [B, N, 1]; 0 beyond the length; None for continuous tokens.
+    length: int32 [B], tokens that count.
     images: [B, H, W, C] in [-1, 1]; None without a tokenizer.
     previews: for each number of tokens in `show`, the images [B, H, W, C]
       decoded from that many.
+    embeddings: [B, N, D] of continuous tokens, 0 beyond the length; else None.
   """
 
-  codes: Array
+  codes: Array | None
   length: Array
   images: Array | None
   previews: tuple[Array, ...]
+  embeddings: Array | None = None
 
 
 def sample(
   generator: types.Loaded,
-  labels: Array,
+  condition: Any,
   *,
   rng: Array,
   sampler: sampling.Sampler | None = None,
@@ -239,13 +276,15 @@ def sample(
   """Samples codes and images: one jitted program, caches and decoder included.
 
   It compiles once per batch size, `num_tokens`, `show` and set of options that
-  are not None; labels, keys, lengths and the sampler's numbers are traced. Row
-  b depends on the key, b and its label only, not on the batch around it.
+  are not None; conditions, keys, lengths and the sampler's numbers are traced.
+  Row b depends on the key, b and its condition only, not on the batch around
+  it.
 
   Args:
     generator: with its tokenizer (a next-token generator does without; then
       there are no images).
-    labels: int [B]; `num_classes` is no class.
+    condition: labels, int [B], where `num_classes` is no class; a `Text` of
+      B rows for a generator that reads texts.
     rng: a typed key; the same key gives the same images.
     sampler: temperature, top-k, top-p, guidance; if None, draws from all codes
       without guidance.
@@ -256,29 +295,26 @@ def sample(
     show: numbers of tokens at which the image so far is decoded too.
 
   Returns:
-    Codes, images and previews.
+    Codes or embeddings, images and previews.
 
   Raises:
-    UserError: for unknown classes, a top-k above the codebook, a number of
-      tokens that is no legal length, forced codes of another shape, a tokenizer
-      that does not fit.
+    UserError: for unknown classes, a text where there are classes or the other
+      way round, a top-k above the codebook, a number of tokens that is no legal
+      length, forced codes of another shape, a tokenizer that does not fit.
   """
   config = generator.module.config
-  labels = jnp.asarray(labels)
-  if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise errors.UserError(
-      f'labels are classes, int [B]; got {labels.dtype} {list(labels.shape)}'
-    )
+  condition = config.check_condition(condition)
+  batch = jax.tree.leaves(condition)[0].shape[0]
   is_array = isinstance(rng, jax.Array)
   if not is_array or not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
     raise errors.UserError(
       f'rng is a key, jax.random.key(seed); got {type(rng).__name__}'
     )
   sampler = sampler or sampling.Sampler()
-  condition.check_labels(labels, config.num_classes)
-  sampler.check(config.codebook_size)
+  config.check_sampler(sampler)
   if generator.tokenizer is not None:
     config.check_tokenizer(generator.tokenizer)
+    _check_decoder(generator.tokenizer, condition)
   if show and generator.tokenizer is None:
     raise errors.UserError('show needs a generator with its tokenizer')
   if sampler.smooth and not hasattr(config, 'scales'):
@@ -291,14 +327,14 @@ def sample(
     num_tokens = bounds[-1]
   num_tokens = lengths_lib.legal_length(num_tokens, bounds)
   show = tuple(lengths_lib.legal_length(n, bounds) for n in show)
-  if forced is not None and forced.shape != (labels.shape[0], bounds[-1]):
+  if forced is not None and forced.shape != (batch, bounds[-1]):
     raise errors.UserError(
-      f'forced codes must be [B, L] = {(labels.shape[0], bounds[-1])} with -1 '
+      f'forced codes must be [B, L] = {(batch, bounds[-1])} with -1 '
       f'where a code is to be drawn, got {forced.shape}'
     )
   return _sample(
     generator,
-    labels,
+    condition,
     rng,
     sampler,
     length,
@@ -311,7 +347,7 @@ def sample(
 @functools.partial(jax.jit, static_argnames=('num_tokens', 'show'))
 def _sample(
   generator: types.Loaded,
-  labels: Array,
+  condition: Any,
   rng: Array,
   sampler: sampling.Sampler,
   length: Array | None,
@@ -322,30 +358,59 @@ def _sample(
 ) -> Sampled:
   tokenizer = generator.tokenizer
   drawn = generator.sample_codes(
-    labels,
+    condition,
     rng=rng,
     sampler=sampler,
     num_tokens=num_tokens,
     forced=forced,
     tokenizer=tokenizer,
   )
-  full = jnp.full(labels.shape, num_tokens, jnp.int32)
+  batch = jax.tree.leaves(condition)[0].shape[0]
+  full = jnp.full((batch,), num_tokens, jnp.int32)
   length = full if length is None else jnp.clip(length, 1, num_tokens)
   kept = lengths_lib.prefix_mask(length, num_tokens)
-  codes = jnp.where(kept, drawn.codes, 0)[..., None]
+  codes, embeddings = None, None
+  if drawn.codes is not None:
+    codes = jnp.where(kept, drawn.codes, 0)[..., None]
+  if drawn.embeddings is not None:
+    embeddings = jnp.where(kept[..., None], drawn.embeddings, 0)
   images: Array | None = None
   previews: tuple[Array, ...] = ()
   if tokenizer is not None:
-    paint = lambda n: _paint(tokenizer, drawn, codes, n)
+    paint = lambda n: _paint(tokenizer, drawn, codes, embeddings, n, condition)
     images = paint(length)
     previews = tuple(paint(jnp.minimum(length, n)) for n in show)
-  return Sampled(codes=codes, length=length, images=images, previews=previews)
+  return Sampled(
+    codes=codes,
+    length=length,
+    images=images,
+    previews=previews,
+    embeddings=embeddings,
+  )
+
+
+def _check_decoder(tokenizer: types.Loaded, condition: Any) -> None:
+  """Raises UserError if the decoder reads a text that is not given."""
+  shape = tokenizer.module.config.condition_shape
+  given = getattr(condition, 'for_decoder', None)
+  got = None if given is None else tuple(given.shape[1:])
+  if shape is not None and got != tuple(shape):
+    raise errors.UserError(
+      f'the decoder of this tokenizer reads a text, [B, '
+      f'{", ".join(map(str, shape))}]: give it as for_decoder of '
+      f'generators.Text, got {got} (None is no text at all, else a shape)'
+    )
 
 
 def _paint(
-  tokenizer: types.Loaded, drawn: Drawn, codes: Array, length: Array
+  tokenizer: types.Loaded,
+  drawn: Drawn,
+  codes: Array | None,
+  embeddings: Array | None,
+  length: Array,
+  condition: Any,
 ) -> Array:
-  """Decodes the first `length` [B] of codes [B, n, 1], or their summed map."""
+  """Decodes the first `length` [B] tokens, or their summed map."""
   if drawn.totals:
     ends = jnp.asarray(tokenizer.boundaries[: len(drawn.totals)])
     last = jnp.searchsorted(ends, length, side='right') - 1
@@ -353,9 +418,20 @@ def _paint(
     index = jnp.maximum(last, 0)[:, None, None, None, None]
     total = jnp.take_along_axis(totals, index, axis=1)[:, 0]
     return tokenizer.decode_total(total)
-  missing = tokenizer.num_tokens - codes.shape[1]
-  padded = jnp.pad(codes, ((0, 0), (0, missing), (0, 0)))
-  return tokenizer.decode_codes(padded, length=length)
+  read = None
+  if tokenizer.module.config.condition_shape is not None:
+    read = condition.for_decoder
+  options = {'length': length, 'condition': read}
+  if codes is not None:
+    return tokenizer.decode_codes(_padded(tokenizer, codes), **options)
+  tokens = _padded(tokenizer, embeddings)
+  return tokenizer.decode_embeddings(tokens, **options)
+
+
+def _padded(tokenizer: types.Loaded, tokens: Any) -> Array:
+  """Pads tokens [B, n, .] to the tokenizer's capacity."""
+  missing = tokenizer.num_tokens - tokens.shape[1]
+  return jnp.pad(tokens, ((0, 0), (0, missing), (0, 0)))
 
 
 def is_forced(forced: Array | None, drawn: Array, start: int | Array) -> Array:

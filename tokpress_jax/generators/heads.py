@@ -1,6 +1,7 @@
-"""From features to a distribution over codes.
+"""From features to a distribution over codes, or over vectors.
 
-Dimension letters: B batch, T tokens, D features, V codebook entries.
+Dimension letters: B batch, T tokens, D features, V codebook entries, C channels
+of a vector, W features inside a head, L layers.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from tokpress_jax.nn import norms, products
+from tokpress_jax.nn import norms, products, stack
 
 Array = jax.Array
 
@@ -67,3 +69,132 @@ class CategoricalHead(nn.Module):
       self.codebook_size, dtype=jnp.float32, kernel_init=small, name='logits'
     )
     return logits(y)
+
+
+class DiffusionHead(nn.Module):
+  """What noise is in a vector, by its time and the features of its token.
+
+  MAR's head (Li et al., "Autoregressive Image Generation without Vector
+  Quantization", arXiv 2406.11838, section 3.3): an MLP whose residual layers
+  are modulated by time and features together. `diffusion.py` has its loss and
+  its sampling. It is in three parts, so that sampling embeds times and features
+  once and calls `denoise` alone in its loop.
+
+  Attributes:
+    channels: C.
+    width: W.
+    depth: L.
+    dtype: of the matmuls; the output is float32.
+  """
+
+  channels: int
+  width: int
+  depth: int
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    """Makes the parts."""
+    small = nn.initializers.normal(0.02)
+    self.time1 = _dense(self.width, self.dtype, small)
+    self.time2 = _dense(self.width, self.dtype, small)
+    self.features = _dense(self.width, self.dtype)
+    self.input = _dense(self.width, self.dtype)
+    if not self.has_variable('params', 'layers'):
+      self.param('layers', self._init_layers)
+    self.norm = norms.ModulatedNorm(self.width, dtype=self.dtype)
+    self.output = _dense(2 * self.channels, jnp.float32, nn.initializers.zeros)
+
+  def _init_layers(self, rng: Array) -> Any:
+    x = jnp.zeros((1, self.width), self.dtype)
+    block = ResidualMlp(self.width, dtype=self.dtype, parent=None)
+    one = lambda key: block.init(key, x, x)['params']
+    return jax.vmap(one)(jax.random.split(rng, self.depth))
+
+  def embed_time(self, time: Array | np.ndarray) -> Array:
+    """Embeds timesteps [...], 0 to 999, as [..., W]."""
+    codes = time_codes(time).astype(self.dtype)
+    return self.time2(nn.silu(self.time1(codes)))
+
+  def embed_features(self, features: Array) -> Array:
+    """Embeds features [..., D] of tokens as [..., W]."""
+    return self.features(features.astype(self.dtype))
+
+  def denoise(self, noised: Array, cond: Array) -> Array:
+    """Predicts noise and the place of the variance.
+
+    Args:
+      noised: [..., C].
+      cond: [..., W], the sum of the embedded time and features.
+
+    Returns:
+      float32 [..., 2 C]; see `diffusion.predicted`.
+    """
+    block = ResidualMlp(self.width, dtype=self.dtype, parent=None)
+    run = lambda x, params: block.apply({'params': params}, x, cond)
+    x = self.input(noised.astype(self.dtype))
+    x = stack.over_layers(run, x, self.get_variable('params', 'layers'))
+    return self.output(self.norm(x, cond).astype(jnp.float32))
+
+  def __call__(self, noised: Array, time: Array, features: Array) -> Array:
+    """The three parts in one.
+
+    Args:
+      noised: [..., C].
+      time: int [...].
+      features: [..., D].
+
+    Returns:
+      float32 [..., 2 C].
+    """
+    cond = self.embed_time(time) + self.embed_features(features)
+    return self.denoise(noised, cond)
+
+
+class ResidualMlp(nn.Module):
+  """A residual layer of `DiffusionHead`.
+
+  Its modulation is shift, scale, gate, and starts at zero.
+  """
+
+  width: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, cond: Array) -> Array:
+    """Maps x [..., W] under a condition [..., W] to [..., W]."""
+    ada = _dense(3 * self.width, self.dtype, nn.initializers.zeros, name='ada')
+    shift, scale, gate = jnp.split(ada(nn.silu(cond)), 3, axis=-1)
+    y = norms.LayerNorm(dtype=self.dtype, name='norm')(x)
+    y = norms.modulate(y, scale, shift)
+    y = nn.silu(_dense(self.width, self.dtype, name='fc1')(y))
+    return x + gate * _dense(self.width, self.dtype, name='fc2')(y)
+
+
+def time_codes(
+  time: Array | np.ndarray, width: int = 256, *, base: float = 10_000.0
+) -> Array:
+  """Sin-cos codes of timesteps [...]: float32 [..., width], cosines first."""
+  rates = sincos_rates(width // 2, base)
+  time = jnp.asarray(time, jnp.float32)[..., None]
+  angles = time * rates.reshape((1,) * (time.ndim - 1) + rates.shape)
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def sincos_rates(count: int, base: float) -> np.ndarray:
+  """base^(-i / count) for i < count, float32.
+
+  The exponent is rounded to float32 before, as in the official codes: at an
+  angle of 1,000 the last bit of a rate shows.
+  """
+  exponent = -np.float32(np.log(base)) * np.arange(count, dtype=np.float32)
+  exponent = (exponent / np.float32(count)).astype(np.float64)
+  return np.exp(exponent).astype(np.float32)
+
+
+def _dense(
+  features: int,
+  dtype: Any,
+  init: Any = nn.initializers.xavier_uniform(),
+  name: str | None = None,
+) -> nn.Dense:
+  return products.Dense(features, dtype=dtype, kernel_init=init, name=name)

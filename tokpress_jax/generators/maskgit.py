@@ -22,6 +22,7 @@ features, V codes, K classes, S steps.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as linen
@@ -34,6 +35,7 @@ from tokpress_jax.generators import order as orders
 from tokpress_jax.nn import products
 
 Array = jax.Array
+Confidence = Literal['logit', 'log_probability']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class MaskGITConfig(base.RowConfig):
   network: Literal['bert', 'uvit'] = 'bert'
   schedule: orders.MaskSchedule = 'arccos'
   steps: int = 8
-  confidence: Literal['logit', 'log_probability'] = 'logit'
+  confidence: Confidence = 'logit'
   norm_eps: float = 1e-12
 
   def __post_init__(self):
@@ -108,14 +110,9 @@ class MaskGITConfig(base.RowConfig):
     """
     del tokenizer, step
     codes = codes[..., 0]
-    time_rng, order_rng = jax.random.split(rng)
     batch, length = codes.shape
-    time = jax.random.uniform(time_rng, (batch,))
-    share = orders.mask_share(self.schedule, time)
-    count = jnp.maximum(jnp.round(share * length), 1)
-    place = jax.random.uniform(order_rng, (batch, length))
-    place = jnp.argsort(jnp.argsort(place, axis=1), axis=1)
-    return jnp.where(place < count[:, None], self.mask_code, codes)
+    masked = orders.random_mask(rng, batch, length, self.schedule)
+    return jnp.where(masked, self.mask_code, codes)
 
   def counted(self, inputs: Array) -> Array:
     """See `GeneratorConfig`; the masked tokens."""
@@ -209,39 +206,76 @@ class MaskGIT(linen.Module):
     """
     del tokenizer
     c = self.config
-    batch, length = labels.shape[0], num_tokens or c.tokens
+    length = num_tokens or c.tokens
     steps = min(sampler.steps or c.steps, length)
-    guidance = sampler.weights(steps)
-    if guidance is not None:
-      labels = condition.with_null(labels, c.num_classes)
-    known = jnp.zeros((batch, length), bool)
-    codes = jnp.full((batch, length), c.mask_code, jnp.int32)
-    if forced is not None:
-      known = forced[:, :length] >= 0
-      codes = jnp.where(known, forced[:, :length], codes)
-
-    def predict(codes, known, step):
-      left = 1 - step.ratio
-      seen = jnp.where(known, codes, c.mask_code)
-      if guidance is None:
-        logits = self(seen, labels)
-      else:
-        both = self(jnp.concatenate([seen, seen]), labels)
-        logits = sampling.guide_halves(both, guidance[step.index])
-      logits = logits / sampler.softmax_temperature(left)
-      draw = jax.random.fold_in(rng, step.index)
-      noise = sampling.token_gumbel(
-        draw, batch, jnp.arange(length), c.codebook_size + 1
-      )
-      # The last of each slot's draws is for the choice among the slots.
-      drawn = sampler.draw(logits, sampler.noise_scale(left) * noise[..., :-1])
-      if c.confidence == 'log_probability':
-        logits = jax.nn.log_softmax(logits, axis=-1)
-      sure = jnp.take_along_axis(logits, drawn[..., None], axis=-1)[..., 0]
-      return drawn, sure + sampler.choice_temperature * left * noise[..., -1]
-
-    loop = loops.RefineLoop(
-      counts=orders.reveal_counts(length, steps, c.schedule)
+    guided = sampler.guidance is not None
+    both = condition.with_null(labels, c.num_classes) if guided else labels
+    codes = refine(
+      lambda seen: self(seen, both),
+      rng=rng,
+      sampler=sampler,
+      codebook_size=c.codebook_size,
+      counts=orders.reveal_counts(length, steps, c.schedule),
+      batch=labels.shape[0],
+      confidence=c.confidence,
+      forced=forced,
     )
-    codes, _ = loop(predict, codes, known=known)
     return base.Drawn(codes=codes)
+
+
+def refine(
+  predict: Callable[[Array], Array],
+  *,
+  rng: Array,
+  sampler: sampling.Sampler,
+  codebook_size: int,
+  counts: tuple[int, ...],
+  batch: int,
+  confidence: Confidence = 'logit',
+  forced: Array | None = None,
+) -> Array:
+  """Draws a masked row of codes, the surest first.
+
+  Args:
+    predict: codes [B, n], V where masked, to logits [B, n, V]; under guidance
+      they are twice as many rows, the second half of which is unconditional.
+    rng: a typed key.
+    sampler: how codes are drawn.
+    codebook_size: V.
+    counts: codes revealed at each step; see `order.reveal_counts`.
+    batch: B.
+    confidence: see `MaskGITConfig`.
+    forced: int32 [B, N] codes to keep, -1 where one is to be drawn.
+
+  Returns:
+    int32 [B, n].
+  """
+  length, guidance = sum(counts), sampler.weights(len(counts))
+  known = jnp.zeros((batch, length), bool)
+  codes = jnp.full((batch, length), codebook_size, jnp.int32)
+  if forced is not None:
+    known = forced[:, :length] >= 0
+    codes = jnp.where(known, forced[:, :length], codes)
+
+  def step_of(codes, known, step):
+    left = 1 - step.ratio
+    seen = jnp.where(known, codes, codebook_size)
+    if guidance is None:
+      logits = predict(seen)
+    else:
+      both = predict(jnp.concatenate([seen, seen]))
+      logits = sampling.guide_halves(both, guidance[step.index])
+    logits = logits / sampler.softmax_temperature(left)
+    draw = jax.random.fold_in(rng, step.index)
+    noise = sampling.token_gumbel(
+      draw, batch, jnp.arange(length), codebook_size + 1
+    )
+    # The last of each slot's draws is for the choice among the slots.
+    drawn = sampler.draw(logits, sampler.noise_scale(left) * noise[..., :-1])
+    if confidence == 'log_probability':
+      logits = jax.nn.log_softmax(logits, axis=-1)
+    sure = jnp.take_along_axis(logits, drawn[..., None], axis=-1)[..., 0]
+    return drawn, sure + sampler.choice_temperature * left * noise[..., -1]
+
+  codes, _ = loops.RefineLoop(counts=counts)(step_of, codes, known=known)
+  return codes

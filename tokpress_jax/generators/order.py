@@ -22,6 +22,7 @@ ranks.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
@@ -266,6 +267,34 @@ def reveal_counts(
     counts.append(left - masked)
     left = masked
   return (*counts, left)
+
+
+def random_mask(
+  rng: Array,
+  batch: int,
+  num_tokens: int,
+  schedule: MaskSchedule,
+  *,
+  rounding: Callable[[Array], Array] = jnp.round,
+) -> Array:
+  """Masks a random part of each row, for training.
+
+  Args:
+    rng: a typed key.
+    batch: B.
+    num_tokens: N.
+    schedule: says what share is masked at a time drawn uniformly for each row.
+    rounding: of the number of masked tokens, of which there is at least one.
+
+  Returns:
+    bool [B, N].
+  """
+  time_rng, order_rng = jax.random.split(rng)
+  time = jax.random.uniform(time_rng, (batch,))
+  count = rounding(mask_share(schedule, time) * num_tokens)
+  place = jax.random.uniform(order_rng, (batch, num_tokens))
+  place = jnp.argsort(jnp.argsort(place, axis=1), axis=1)
+  return place < jnp.maximum(count, 1)[:, None]
 
 
 def _static(rank: np.ndarray) -> Order:

@@ -37,7 +37,7 @@ def _six(index: np.ndarray) -> Any:
   return lambda x: x.reshape(6, -1, *x.shape[1:])[index].reshape(x.shape)
 
 
-_MODULATION = Transform(_six(_OURS), _six(np.argsort(_OURS)))
+MODULATION = Transform(_six(_OURS), _six(np.argsort(_OURS)))
 _row = Transform(lambda x: x[0], lambda x: x[None])
 
 
@@ -82,7 +82,7 @@ RULES = (
   *_norm('norm2', 'norm2'),
   *_dense(r'mlp\.fc1', 'mlp/fc1'),
   *_dense(r'mlp\.fc2', 'mlp/fc2'),
-  *_dense(r'adaLN_modulation\.1', 'ada', _MODULATION),
+  *_dense(r'adaLN_modulation\.1', 'ada', MODULATION),
   *_pair(r'adaln_before_head\.adaLN_modulation\.1', 'head/ada'),
   *_pair('lm_head', 'head/logits'),
   Rule('attn_mask', None),

@@ -36,13 +36,15 @@ class Sampler:
   whether a field is None is static.
 
   Attributes:
-    temperature: of the categorical draw; 0 takes the most probable code.
+    temperature: of the categorical draw; 0 takes the most probable code. Of a
+      diffusion head: what the noise it adds is multiplied by.
     top_k: keeps the k most probable codes; None keeps all.
     top_p: keeps the most probable codes that hold this much probability
       (applied after top_k); None keeps all.
     guidance: scale of classifier-free guidance, as the schedule's paper counts
       it: with 'linear' and 'ramp' 0 is none and VAR's cfg = 4 is 4, rising over
-      the scales; with the others 1 is none. None runs no unconditional half.
+      the scales; with the others 1 is none, but for 'cosine', which always
+      guides. None runs no unconditional half.
     schedule: of the guidance over the steps, a name in `SCHEDULES`.
     power: of the schedule 'power-cosine': 3 in TiTok, 2.75, 2.5, 1.5 and 1.2 in
       RAR-B, -L, -XL and -XXL; 0 guides all steps alike.
@@ -100,11 +102,21 @@ class Sampler:
         'None to keep all codes'
       )
 
-  def weights(self, steps: int) -> Array | None:
-    """Guidance t of each of `steps` steps, float32 [S], or None."""
+  def weights(self, steps: int, *, done: Any = None) -> Array | None:
+    """Guidance t of each step.
+
+    Args:
+      steps: S.
+      done: share of tokens known after each step, [S], for 'revealed'.
+
+    Returns:
+      float32 [S], or None without guidance.
+    """
     if self.guidance is None:
       return None
     schedule = SCHEDULES[self.schedule]
+    if self.schedule == 'revealed':
+      schedule = functools.partial(schedule, done=done)
     if self.schedule == 'power-cosine':
       schedule = functools.partial(schedule, power=self.power)
     weights = schedule(self.guidance, steps)
@@ -195,6 +207,31 @@ def power_cosine(scale: Any, steps: int, *, power: Any = 3.0) -> Any:
   return (scale - 1) * (1 - jnp.cos(jnp.pi * ratio**power)) / 2
 
 
+def cosine(scale: Any, steps: int) -> Any:
+  """Guides with t = 1 + (scale - 1) (1 - cos(pi r)) / 2, r = (k + 1) / S.
+
+  MaskGen over codes, whose formula is c + s (c - u): it guides from the first
+  step on, and by its scale at the last.
+  """
+  ratio = jnp.arange(1, steps + 1, dtype=jnp.float32) / steps
+  return 1 + (scale - 1) * (1 - jnp.cos(jnp.pi * ratio)) / 2
+
+
+def revealed(scale: Any, steps: int, *, done: Any = None) -> Any:
+  """Guides with t = (scale - 1) d, d the share of tokens known after a step.
+
+  MAR and MaskGen over vectors; there one token always counts as unknown.
+
+  Args:
+    scale: at the end.
+    steps: S.
+    done: d of each step, float [S]; (k + 1) / S if None.
+  """
+  if done is None:
+    done = np.arange(1, steps + 1, dtype=np.float32) / steps
+  return (scale - 1) * np.asarray(done, np.float32)
+
+
 def delayed(scale: Any, steps: int, *, start: float = 0.25) -> Any:
   """Guides with t = scale - 1 once k / S reaches `start` (ResTok's HAR)."""
   ratio = np.arange(steps, dtype=np.float32) / steps
@@ -203,10 +240,12 @@ def delayed(scale: Any, steps: int, *, start: float = 0.25) -> Any:
 
 SCHEDULES: dict[str, Callable[..., Any]] = {
   'constant': constant,
+  'cosine': cosine,
   'delayed': delayed,
   'linear': linear,
   'power-cosine': power_cosine,
   'ramp': ramp,
+  'revealed': revealed,
 }
 
 
@@ -275,6 +314,24 @@ def token_gumbel(
   )
   per_row = jax.vmap(draw, (None, 0))
   return jax.vmap(per_row, (0, None))(jnp.arange(rows), jnp.asarray(slots))
+
+
+def token_normal(rng: Array, slots: Array, shape: tuple[int, ...]) -> Array:
+  """Normal noise that depends on the key, the row and the slot alone.
+
+  Args:
+    rng: a typed key.
+    slots: int [B, n], slots of each row of tokens; may be traced.
+    shape: of the noise of one token.
+
+  Returns:
+    float32 [B, n, *shape].
+  """
+  draw = lambda row, slot: jax.random.normal(
+    jax.random.fold_in(jax.random.fold_in(rng, row), slot), shape
+  )
+  per_row = jax.vmap(draw, (None, 0))
+  return jax.vmap(per_row)(jnp.arange(slots.shape[0]), slots)
 
 
 def _concrete(value: Any) -> TypeGuard[float]:

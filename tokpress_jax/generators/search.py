@@ -82,6 +82,7 @@ def generator_prior(
       num_tokens=end,
       forced=given,
     )
+    assert drawn.codes is not None  # Forced codes are refused without them.
     return jnp.pad(drawn.codes[..., 0], ((0, 0), (0, tokens - end)))
 
   return extend

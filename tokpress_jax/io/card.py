@@ -42,16 +42,32 @@ def write(
     *(['- Its tokenizer is in `tokenizer/`.'] if has_tokenizer else []),
     '',
     '```python',
-    *_example(entry.family, body['model'], has_tokenizer),
+    *_example(entry, body['model'], has_tokenizer),
     '```',
   ]
   return '\n'.join(lines) + '\n'
 
 
 def _example(
-  family: str, model: Mapping[str, Any], has_tokenizer: bool
+  entry: registry.Entry, model: Mapping[str, Any], has_tokenizer: bool
 ) -> list[str]:
   """Returns the lines of a program that uses the model."""
+  family = entry.family
+  if family == 'generator' and registry.resolve(entry.name).reads_text:  # type: ignore[attr-defined]
+    return [
+      'import jax',
+      'import tokpress_jax as tp',
+      '',
+      "model = tp.load('PATH')",
+      '# Of a text encoder; help(tp.generators.Text) says of which layers.',
+      'texts = tp.generators.text(',
+      '  features, pooled,  # [B, M, F], [B, F]',
+      "  null_features=null_features, null_pooled=null_pooled,  # of ''",
+      '  for_decoder=last_features,  # [B, M, F]',
+      ')',
+      'drawn = tp.sample(model, texts, rng=jax.random.key(0))',
+      'drawn.images  # float32 [B, H, W, C] in [-1, 1]',
+    ]
   if family == 'generator':
     labels = '[0, 0]' if model['num_classes'] < 2 else '[0, 1]'
     result = 'images  # float32 [2, H, W, C] in [-1, 1]'

@@ -112,7 +112,9 @@ def _programs(
       out = generators.sample(
         loaded, labels, rng=jax.random.key(seed), sampler=sampler
       )
-      return out.codes if out.images is None else out.images
+      drawn = out.codes if out.images is None else out.images
+      assert drawn is not None  # A generator of classes draws codes.
+      return drawn
 
     return {
       'sample': (

@@ -15,9 +15,11 @@ from tokpress_jax.nn.conv import (
   ConvEncoder,
   conv2d,
 )
+from tokpress_jax.nn.joint import JointBlock, JointStack
 from tokpress_jax.nn.norms import (
   GroupNorm,
   LayerNorm,
+  ModulatedNorm,
   RMSNorm,
   l2_normalize,
   make_norm,
@@ -32,7 +34,7 @@ from tokpress_jax.nn.positions import (
   rotation,
   sincos,
 )
-from tokpress_jax.nn.stack import Stack, StackConfig, unstack
+from tokpress_jax.nn.stack import Stack, StackConfig, over_layers, unstack
 from tokpress_jax.nn.ustack import UStack
 
 __all__ = [
@@ -47,9 +49,12 @@ __all__ = [
   'ConvDecoder',
   'ConvEncoder',
   'GroupNorm',
+  'JointBlock',
+  'JointStack',
   'LayerNorm',
   'LearnedPositions',
   'Mlp',
+  'ModulatedNorm',
   'RMSNorm',
   'Rotation',
   'Stack',
@@ -63,6 +68,7 @@ __all__ = [
   'l2_normalize',
   'make_norm',
   'modulate',
+  'over_layers',
   'patchify',
   'rotate',
   'rotation',

@@ -178,8 +178,8 @@ class Block(nn.Module):
   ) -> tuple[Array, attention_lib.Cache | None]:
     """Adds the attention branch to x [B, T, D]; see `Attention`."""
     y, cache = self.attn(self.pre_attention(x, mod), cache=cache, **kwargs)
-    x = x + self._branch(y, mod, 'gate1', drop, deterministic)
-    return (x if self._first else self.norm1(x)), cache
+    x = self.post_attention(x, y, mod, drop=drop, deterministic=deterministic)
+    return x, cache
 
   def feed(
     self,
@@ -200,6 +200,19 @@ class Block(nn.Module):
     """What the attention reads: x [B, T, D] normed and modulated."""
     y = self.norm1(x) if self._first else x
     return norms.modulate(y, mod['scale1'], mod['shift1']) if mod else y
+
+  def post_attention(
+    self,
+    x: Array,
+    y: Array,
+    mod: dict[str, Array],
+    *,
+    drop: Array | float = 0.0,
+    deterministic: bool = True,
+  ) -> Array:
+    """Adds to x [B, T, D] what the attention gave, y [B, T, D]."""
+    x = x + self._branch(y, mod, 'gate1', drop, deterministic)
+    return x if self._first else self.norm1(x)
 
   def __call__(
     self,

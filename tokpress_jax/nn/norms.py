@@ -194,6 +194,59 @@ def modulate(x: Array, scale: Array, shift: Array) -> Array:
   return x * (1 + scale) + shift
 
 
+class ModulatedNorm(nn.Module):
+  """A norm without parameters, scaled and shifted by a condition.
+
+  adaLN (Peebles & Xie, "Scalable Diffusion Models with Transformers", arXiv
+  2212.09748, section 3.2): SiLU of the condition, then a linear layer that
+  starts at zero.
+
+  Attributes:
+    width: D.
+    eps: of the norm.
+    dtype: of the linear layer and the output.
+  """
+
+  width: int
+  eps: float = 1e-6
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    """Makes the parts."""
+    self.norm = LayerNorm(eps=self.eps, affine=False, dtype=self.dtype)
+    self.ada = nn.Dense(
+      2 * self.width, dtype=self.dtype, kernel_init=nn.initializers.zeros
+    )
+
+  def modulation(self, cond: Array) -> tuple[Array, Array]:
+    """Scale and shift of a condition, each shaped as it is."""
+    scale, shift = jnp.split(self.ada(nn.silu(cond)), 2, axis=-1)
+    return scale, shift
+
+  def __call__(
+    self,
+    x: Array,
+    cond: Array | None = None,
+    *,
+    mod: tuple[Array, Array] | None = None,
+  ) -> Array:
+    """Normalises and modulates.
+
+    Args:
+      x: [..., D].
+      cond: [..., C], with as many axes as x.
+      mod: what `modulation` gave, in place of `cond`.
+
+    Returns:
+      [..., D].
+    """
+    if mod is None:
+      if cond is None:
+        raise ValueError('a modulated norm needs `cond` or `mod`')
+      mod = self.modulation(cond)
+    return modulate(self.norm(x), *mod)
+
+
 def _wide(x: Array, ndim: int) -> Array:
   """Adds leading axes (implicit rank promotion is off in our tests)."""
   return x.reshape((1,) * (ndim - x.ndim) + x.shape)

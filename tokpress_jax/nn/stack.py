@@ -229,6 +229,30 @@ def _run_unrolled(
   return x, None if caches is None else tuple(caches)
 
 
+def over_layers(
+  run: Callable[..., Any], x: Any, layers: Any, *, unroll: int = 1
+) -> Any:
+  """Runs x through equal layers: one scan, or one after another.
+
+  Args:
+    run: (x, layer) -> x.
+    x: a pytree of arrays.
+    layers: what differs between layers: a pytree of arrays [L, ...], or a tuple
+      of L pytrees (see `unstack`).
+    unroll: of the scan.
+
+  Returns:
+    As x.
+  """
+  if isinstance(layers, list | tuple):
+    for layer in layers:
+      x = run(x, layer)
+    return x
+  return jax.lax.scan(
+    lambda x, layer: (run(x, layer), None), x, layers, unroll=unroll
+  )[0]
+
+
 def unstack(tree: Any) -> Any:
   """Splits every stacked `layers` of a tree of parameters into a tuple.
 

@@ -27,6 +27,20 @@ from tokpress_jax.train.tasks.tokenize import TokenizerTask, check_images
 # Loss and accuracy of each block are reported if there are no more than these.
 _SHOWN_BLOCKS = 16
 
+# Of joint blocks: those of plain ones for both streams; the last block has no
+# axis of layers.
+_STREAM = '(image|text)'
+_JOINT_RULES = (
+  (
+    rf'/layers/{_STREAM}/(attn/qkv|mlp/fc1|ada)/kernel$',
+    (None, 'fsdp', 'model'),
+  ),
+  (rf'/layers/{_STREAM}/(attn/proj|mlp/fc2)/kernel$', (None, 'model', 'fsdp')),
+  (r'/last/image/(attn/qkv|mlp/fc1|ada)/kernel$', ('fsdp', 'model')),
+  (r'/last/image/(attn/proj|mlp/fc2)/kernel$', ('model', 'fsdp')),
+  (r'/last/text_(kv|norm/ada)/kernel$', ('fsdp', 'model')),
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratorTask(Task):
@@ -45,6 +59,10 @@ class GeneratorTask(Task):
     *TokenizerTask.sharding_rules,
     # adaLN: a third of a modulated layer's parameters.
     (r'/layers/ada/kernel$', (None, 'fsdp', 'model')),
+    *_JOINT_RULES,
+    # A diffusion head.
+    (r'/head/layers/(ada|fc1)/kernel$', (None, 'fsdp', 'model')),
+    (r'/head/layers/fc2/kernel$', (None, 'model', 'fsdp')),
   )
 
   model: GeneratorConfig
@@ -58,6 +76,12 @@ class GeneratorTask(Task):
       raise UserError(
         'a generator needs the tokenizer whose tokens it predicts; give its '
         'directory: --task.tokenizer runs/x (a run or an exported model)'
+      )
+    if self.model.reads_text:
+      raise UserError(
+        f'{type(self.model).__name__} learns from texts, and no data set here '
+        'has texts. Its training pass is open to a loop of your own: '
+        'model.train_inputs, model.build().apply and model.loss'
       )
     loaded = _load_tokenizer(self.tokenizer)
     if info.tokens is None:

@@ -1,0 +1,589 @@
+"""Text to image over few tokens: a masked row of codes, or of vectors.
+
+Kim et al., "Democratizing Text-to-Image Masked Generative Models with Compact
+Text-Aware One-Dimensional Tokens" (MaskGen, 2025, arXiv 2501.07730), section 4.
+Image tokens and a text's features are two streams that attend to each other;
+the pooled text and how beautiful the image is to be modulate both. Composed of
+parts:
+
+  order       by confidence for codes, at random for vectors; `RefineLoop`
+  visibility  all, and the text
+  inputs      a mask token in place of each unknown one
+  commit      none
+  head        categorical, tied to the embedding; or diffusion
+
+Traps of the official code. The two forms embed the score differently: sines
+before cosines with a longest wavelength of 1,000 (codes), or sines and cosines
+in turn with 10,000 (vectors). Its sampler of codes reads its score from the
+config, not from its argument. The trainer of vectors passes the text to a
+diffusion loss that takes none: the head reads the trunk's output alone, which
+the sampling does too. The decoder's text (`Text.for_decoder`) is of another
+layer of CLIP than the trunk's.
+
+In training all rows of an official batch of vectors share one number of masked
+tokens, here each draws its own.
+
+Dimension letters: B batch, N tokens, M tokens of a text, F features of one, D
+model features, V codes, C channels of a vector, K draws of noise for each
+vector in training, S steps, T steps of the diffusion.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from tokpress_jax import errors, losses, nn
+from tokpress_jax.generators import (
+  base,
+  diffusion,
+  heads,
+  loops,
+  maskgit,
+  sampling,
+)
+from tokpress_jax.generators import inputs as inputs_lib
+from tokpress_jax.generators import order as orders
+from tokpress_jax.generators.condition import Text
+from tokpress_jax.nn import products
+
+Array = jax.Array
+
+
+@struct.dataclass
+class Noised:
+  """What the training pass over vectors reads.
+
+  Attributes:
+    values: float32 [B, N, C], scaled.
+    masked: bool [B, N], which of them the trunk does not see.
+    time: int32 [B, N, K], steps of the diffusion.
+    noise: float32 [B, N, K, C].
+  """
+
+  values: Array
+  masked: Array
+  time: Array
+  noise: Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskGenConfig(base.RowConfig):
+  """A generator that refines a masked row under a text.
+
+  `class_dropout` is the share of texts dropped in training, and `num_classes`
+  is 0. The defaults are MaskGen-VQ-L's.
+
+  Attributes:
+    head: 'categorical' for codes, 'diffusion' for the vectors of a continuous
+      tokenizer; `codebook_size` is then not read.
+    schedule: the share of tokens that stays masked, in training; and over the
+      steps of codes. Over those of vectors it is the cosine.
+    steps: S, unless the sampler says it.
+    text_features: F.
+    score_features: of the embedded score; 0 reads none.
+    unmasked_weight: in the loss of codes, of the tokens that are not masked.
+    channels: C.
+    scale: of vectors: what the trunk and the head see is the tokenizer's times
+      this.
+    head_width: of the diffusion head.
+    head_depth: its layers.
+    diffusion_steps: T, in sampling; there are 1,000 in training.
+    draws: K.
+  """
+
+  reads_text: ClassVar[bool] = True
+
+  codebook_size: int = 8192
+  num_classes: int = 0
+  tokens: int = 128
+  head: Literal['categorical', 'diffusion'] = 'categorical'
+  schedule: orders.MaskSchedule = 'arccos'
+  steps: int = 16
+  text_features: int = 768
+  score_features: int = 256
+  unmasked_weight: float = 0.1
+  channels: int = 16
+  scale: float = 0.7525
+  head_width: int = 1024
+  head_depth: int = 8
+  diffusion_steps: int = 100
+  draws: int = 4
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.head not in ('categorical', 'diffusion'):
+      raise errors.UserError(
+        f"head={self.head!r} is not one of 'categorical' and 'diffusion'"
+      )
+    if self.steps < 1:
+      raise errors.UserError(f'steps must be at least 1, got {self.steps}')
+    if self.num_classes:
+      raise errors.UserError(
+        'this generator draws texts, not classes: num_classes is 0, got '
+        f'{self.num_classes}'
+      )
+    if self.score_features % 2:
+      raise errors.UserError(
+        f'score_features must be even, got {self.score_features}'
+      )
+
+  @property
+  def mask_code(self) -> int:
+    """V, what stands for a masked code."""
+    return self.codebook_size
+
+  @property
+  def stack(self) -> nn.StackConfig:
+    """The layers of both streams."""
+    block = nn.BlockConfig(
+      width=self.width,
+      heads=self.heads,
+      mlp_ratio=self.mlp_ratio,
+      activation='gelu_tanh',
+      norm_affine=False,
+      modulation='block',
+      dropout=self.dropout,
+      drop_path=self.drop_path,
+    )
+    return nn.StackConfig(depth=self.depth, block=block, remat=self.remat)
+
+  def check_condition(self, condition: Any) -> Text:
+    """See `GeneratorConfig`; a `Text`."""
+    if not isinstance(condition, Text):
+      raise errors.UserError(
+        'this generator draws texts: give the features of a text encoder as '
+        f'generators.text(...) in place of labels, got '
+        f'{type(condition).__name__}'
+      )
+    condition.check(self.text_features)
+    return condition
+
+  def check_sampler(self, sampler: sampling.Sampler) -> None:
+    """See `GeneratorConfig`."""
+    if self.head == 'categorical':
+      super().check_sampler(sampler)
+      return
+    default = sampling.Sampler()
+    set_ = [
+      name
+      for name in ('top_k', 'top_p', 'annealing')
+      if getattr(sampler, name) != getattr(default, name)
+    ]
+    if set_:
+      raise errors.UserError(
+        f'{", ".join(set_)}: of a generator that draws codes; this one draws '
+        'vectors, by temperature, guidance and steps'
+      )
+
+  def check_tokenizer(self, tokenizer: Any) -> None:
+    """See `GeneratorConfig`."""
+    if self.head == 'categorical':
+      super().check_tokenizer(tokenizer)
+      return
+    module = getattr(tokenizer, 'module', tokenizer)
+    config = getattr(module, 'config', module)
+    dim = config.quantizer.dim if config.continuous else None
+    ours, theirs = (self.channels, self.boundaries), (dim, config.boundaries)
+    if ours != theirs:
+      raise errors.UserError(
+        f'the generator has vectors of {ours[0]} channels and lengths '
+        f'{ours[1]}, its tokenizer {theirs[0]} (None: it has codes) and '
+        f'{theirs[1]}; load the tokenizer this generator was trained on'
+      )
+
+  def fit_to(self, tokenizer: Any) -> MaskGenConfig:
+    """See `GeneratorConfig`."""
+    if self.head == 'categorical':
+      return super().fit_to(tokenizer)  # type: ignore[return-value]
+    if not tokenizer.continuous:
+      raise errors.UserError(
+        'a diffusion head draws the vectors of a continuous tokenizer, this '
+        'one has codes; set head to categorical'
+      )
+    return dataclasses.replace(
+      self,
+      channels=tokenizer.quantizer.dim,
+      tokens=tokenizer.num_tokens,
+      prefixes=tuple(tokenizer.boundaries),
+    )
+
+  def train_inputs(
+    self,
+    codes: Array,
+    tokenizer: base.Tokenizing,
+    rng: Array,
+    *,
+    step: Array | None = None,
+  ) -> Any:
+    """The tokens, a random part of them masked.
+
+    Args:
+      codes: int32 [B, N, 1]; or vectors [B, N, C] drawn by the tokenizer.
+      tokenizer: not read.
+      rng: a typed key; as many are masked in a row as `schedule` says at a time
+        drawn uniformly.
+      step: not read.
+
+    Returns:
+      int32 [B, N], V where masked; or `Noised`.
+    """
+    del tokenizer, step
+    batch, length = codes.shape[:2]
+    mask = lambda rng, rounding: orders.random_mask(
+      rng, batch, length, self.schedule, rounding=rounding
+    )
+    if self.head == 'categorical':
+      return jnp.where(mask(rng, jnp.round), self.mask_code, codes[..., 0])
+    mask_rng, time_rng, noise_rng = jax.random.split(rng, 3)
+    shape = (batch, length, self.draws)
+    return Noised(
+      values=codes.astype(jnp.float32) * self.scale,
+      masked=mask(mask_rng, jnp.ceil),
+      time=jax.random.randint(time_rng, shape, 0, diffusion.TRAINING_STEPS),
+      noise=jax.random.normal(noise_rng, (*shape, codes.shape[-1])),
+    )
+
+  def counted(self, inputs: Any) -> Array:
+    """See `GeneratorConfig`; the masked tokens."""
+    if self.head == 'categorical':
+      return inputs == self.mask_code
+    return inputs.masked
+
+  def loss(
+    self,
+    output: Array,
+    inputs: Any,
+    codes: Array | None = None,
+    *,
+    smoothing: float = 0.0,
+  ) -> Array:
+    """The training loss, of what `__call__` gave.
+
+    Args:
+      output: logits [B, N, V]; or the head's [B, N, K, 2 C].
+      inputs: of `train_inputs`.
+      codes: int32 [B, N], the true ones; not read by a diffusion head.
+      smoothing: of the labels (0.1 in the official recipe).
+
+    Returns:
+      float32 []. Of codes: the cross entropy of all tokens, those not masked
+      weighed by `unmasked_weight`. Of vectors: `diffusion.losses` of the masked
+      ones.
+    """
+    masked = self.counted(inputs)
+    if self.head == 'categorical':
+      if codes is None:
+        raise ValueError('the loss of logits needs the true codes')
+      weight = jnp.where(masked, 1.0, self.unmasked_weight)
+      return losses.cross_entropy(
+        output, codes, mask=weight, smoothing=smoothing
+      )
+    each = diffusion.losses(
+      diffusion.cosine_schedule(),
+      output,
+      inputs.values[:, :, None],
+      inputs.noise,
+      inputs.time,
+    )  # [B, N, K]
+    each = jnp.mean(each, axis=-1)
+    total = jnp.sum(jnp.where(masked, each, 0.0))
+    return total / jnp.maximum(jnp.sum(masked), 1)
+
+  def example_inputs(self) -> tuple[Any, Any]:
+    """See `GeneratorConfig`."""
+    shape = (1, self.tokens)
+    whole = jnp.zeros((1, self.text_features))
+    text = Text(
+      features=whole[:, None],
+      pooled=whole,
+      null_features=whole[:, None],
+      null_pooled=whole,
+      score=jnp.zeros((1,)),
+    )
+    if self.head == 'categorical':
+      return jnp.zeros(shape, jnp.int32), text
+    draws = (*shape, self.draws)
+    noised = Noised(
+      values=jnp.zeros((*shape, self.channels)),
+      masked=jnp.zeros(shape, bool),
+      time=jnp.zeros(draws, jnp.int32),
+      noise=jnp.zeros((*draws, self.channels)),
+    )
+    return noised, text
+
+  def build(self, *, dtype: Any = jnp.float32) -> MaskGen:
+    """Makes the module."""
+    return MaskGen(self, dtype=dtype)
+
+
+class MaskGen(linen.Module):
+  """Predicts all tokens of a row from those that are known and a text."""
+
+  config: MaskGenConfig
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    """Makes the parts."""
+    c = self.config
+    std = 0.02
+    init = linen.initializers.truncated_normal(std)
+    dense = lambda: products.Dense(c.width, dtype=self.dtype, kernel_init=init)
+    table = lambda n: nn.LearnedPositions(n, c.width, std, dtype=self.dtype)
+    self.text = dense()
+    self.pooled = dense()
+    self.positions = table(c.tokens)
+    self.stack = nn.JointStack(c.stack, dtype=self.dtype)
+    self.norm = nn.ModulatedNorm(c.width, dtype=self.dtype)
+    if c.head == 'categorical':
+      self.token_embed = linen.Embed(
+        c.codebook_size + 1, c.width, dtype=self.dtype, embedding_init=init
+      )
+    else:
+      self.vector_embed = dense()
+      self.vector_norm = nn.LayerNorm(dtype=self.dtype)
+      self.mask_token = table(1)
+      self.head_positions = table(c.tokens)
+      self.head = heads.DiffusionHead(
+        c.channels, c.head_width, c.head_depth, dtype=self.dtype
+      )
+
+  def __call__(
+    self, inputs: Any, text: Text, *, deterministic: bool = True
+  ) -> Array:
+    """The training pass.
+
+    Args:
+      inputs: codes int32 [B, n], V where masked; or `Noised` with n vectors a
+        row; n at most N.
+      text: of B rows.
+      deterministic: if False, texts and branches are dropped with the rng
+        'dropout'.
+
+    Returns:
+      float32 logits [B, n, V]; or what the head says of the noised vectors,
+      [B, n, K, 2 C] (see `diffusion.predicted`).
+
+    Raises:
+      ValueError: if there are more than N tokens.
+    """
+    c = self.config
+    if not deterministic and c.class_dropout:
+      text = text.dropped(self.make_rng('dropout'), c.class_dropout)
+    read = self.read(text)
+    if c.head == 'categorical':
+      x = self.trunk(inputs, read, deterministic=deterministic)
+      return self.logits(x)
+    z = self.trunk(
+      inputs.values, read, ~inputs.masked, deterministic=deterministic
+    )
+    noised = diffusion.add_noise(
+      diffusion.cosine_schedule(),
+      inputs.values[:, :, None],
+      inputs.noise,
+      inputs.time,
+    )
+    return self.head(noised, inputs.time, z[:, :, None])
+
+  def read(self, text: Text) -> tuple[Array, Array]:
+    """Embeds texts: for the text's stream [B, M, D], for modulation [B, D]."""
+    c = self.config
+    whole = text.pooled
+    if c.score_features:
+      code = score_codes if c.head == 'categorical' else turned_score_codes
+      score = code(text.score, c.score_features)
+      whole = jnp.concatenate([whole, score.astype(whole.dtype)], axis=-1)
+    cast = lambda x: x.astype(self.dtype)
+    return self.text(cast(text.features)), self.pooled(cast(whole))
+
+  def trunk(
+    self,
+    tokens: Array,
+    read: tuple[Array, Array],
+    known: Array | None = None,
+    *,
+    mod: Any = None,
+    deterministic: bool = True,
+  ) -> Array:
+    """What the head reads.
+
+    Args:
+      tokens: codes [B, n], V where masked; or scaled vectors [B, n, C].
+      read: what `read` made of the text.
+      known: bool [B, n], which vectors are not masked.
+      mod: what the stack's and the norm's `modulation` gave, where it is known.
+      deterministic: see `__call__`.
+
+    Returns:
+      [B, n, D].
+    """
+    c = self.config
+    text, cond = read
+    length = tokens.shape[1]
+    c.check_length(length)
+    here = slice(length)
+    if c.head == 'categorical':
+      x = self.token_embed(tokens)
+    else:
+      x = self.vector_norm(self.vector_embed(tokens.astype(self.dtype)))
+      assert known is not None  # Of vectors no value stands for a mask.
+      x = inputs_lib.masked(x, known, self.mask_token()[0])
+    x = x + self.positions(here)[None]
+    layers, last = (None, None) if mod is None else mod
+    x = self.stack(x, text, cond=cond, mod=layers, deterministic=deterministic)
+    x = self.norm(x, cond[:, None], mod=last)
+    if c.head == 'diffusion':
+      x = x + self.head_positions(here)[None]
+    return x
+
+  def logits(self, x: Array) -> Array:
+    """Float32 logits [B, n, V], by the embeddings of the codes."""
+    codes = self.token_embed.embedding[: self.config.codebook_size]
+    return jnp.matmul(x.astype(jnp.float32), codes.T.astype(jnp.float32))
+
+  def sample_codes(
+    self,
+    condition: Text,
+    *,
+    rng: Array,
+    sampler: sampling.Sampler,
+    tokenizer: Any = None,
+    num_tokens: int | None = None,
+    forced: Array | None = None,
+  ) -> base.Drawn:
+    """Draws tokens; see `base.sample`.
+
+    Args:
+      condition: of B rows.
+      rng: a typed key.
+      sampler: how they are drawn, in how many steps.
+      tokenizer: not read.
+      num_tokens: how many; N if None.
+      forced: int32 [B, N] codes to keep, -1 where one is to be drawn.
+
+    Returns:
+      Codes [B, num_tokens], or embeddings [B, num_tokens, C].
+
+    Raises:
+      UserError: for forced codes where there are none.
+    """
+    del tokenizer
+    c = self.config
+    length = num_tokens or c.tokens
+    steps = min(sampler.steps or c.steps, length)
+    batch = condition.batch
+    if sampler.guidance is not None:
+      condition = condition.with_null()
+    read = self.read(condition)
+    cond = read[1]
+    mod = self.stack.modulation(cond), self.norm.modulation(cond[:, None])
+    if c.head == 'categorical':
+      codes = maskgit.refine(
+        lambda seen: self.logits(self.trunk(seen, read, mod=mod)),
+        rng=rng,
+        sampler=sampler,
+        codebook_size=c.codebook_size,
+        counts=orders.reveal_counts(length, steps, c.schedule),
+        batch=batch,
+        forced=forced,
+      )
+      return base.Drawn(codes=codes)
+    if forced is not None:
+      raise errors.UserError(
+        'forced codes: this generator draws vectors, there are no codes to '
+        'keep; leave out forced'
+      )
+    vectors = self._refine_vectors(
+      lambda seen, known: self.trunk(seen, read, known, mod=mod),
+      rng=rng,
+      sampler=sampler,
+      counts=orders.reveal_counts(length, steps, 'cosine'),
+      batch=batch,
+    )
+    return base.Drawn(codes=None, embeddings=vectors / c.scale)
+
+  def _refine_vectors(
+    self,
+    see: Any,
+    *,
+    rng: Array,
+    sampler: sampling.Sampler,
+    counts: tuple[int, ...],
+    batch: int,
+  ) -> Array:
+    """Draws a masked row of vectors in a random order: [B, n, C].
+
+    The head runs on the tokens of a step alone: of a static number of slots,
+    the most that any step reveals; what it draws beyond the step's own is not
+    kept.
+    """
+    c = self.config
+    length, most = sum(counts), max(counts)
+    schedule = diffusion.cosine_schedule(c.diffusion_steps)
+    left = np.maximum(length - np.cumsum(counts), 1)
+    guidance = sampler.weights(len(counts), done=1 - left / length)
+    order_rng, noise_rng = jax.random.split(rng)
+    slots = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
+    scores = sampling.token_normal(order_rng, slots, ())
+    order = orders.by_score(scores, counts)
+    places = jnp.pad(jnp.asarray(order.permutation), ((0, 0), (0, most)))
+    starts = jnp.asarray(order.starts)
+    times = self.head.embed_time(schedule.timesteps)  # [T, W]
+
+    def step_of(values: Array, known: Array, step: loops.Step) -> Any:
+      seen = values if guidance is None else jnp.concatenate([values, values])
+      seen_known = known if guidance is None else jnp.tile(known, (2, 1))
+      z = see(seen, seen_known)
+      here = jax.lax.dynamic_slice_in_dim(
+        places, starts[step.index], most, axis=1
+      )
+      index = here if guidance is None else jnp.tile(here, (2, 1))
+      z = jnp.take_along_axis(z, index[..., None], axis=1)
+      cond = self.head.embed_features(z)
+
+      def predict(x: Array, k: Array) -> Array:
+        both = x if guidance is None else jnp.concatenate([x, x])
+        output = self.head.denoise(both, cond + times[k][None, None])
+        if guidance is None:
+          return output
+        own, none = jnp.split(output, 2)
+        return diffusion.guide(own, none, guidance[step.index])
+
+      noise = sampling.token_normal(
+        noise_rng, here, (schedule.steps, c.channels)
+      )  # [B, most, T, C]
+      drawn = diffusion.sample(
+        schedule,
+        predict,
+        jnp.moveaxis(noise, 2, 0),
+        temperature=sampler.temperature,
+      )
+      rows = jnp.arange(batch)[:, None]
+      return values.at[rows, here].set(drawn), -order.rank
+
+    values = jnp.zeros((batch, length, c.channels), jnp.float32)
+    none = jnp.zeros((batch, length), bool)
+    values, _ = loops.RefineLoop(counts=counts)(step_of, values, known=none)
+    return values
+
+
+def score_codes(score: Array, width: int) -> Array:
+  """Sin-cos codes of scores [B] as MaskGen over codes has them: [B, width]."""
+  rates = heads.sincos_rates(width // 2, 1000.0)
+  angles = 100 * score.astype(jnp.float32)[:, None] * rates[None]
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def turned_score_codes(score: Array, width: int) -> Array:
+  """Sin-cos codes of scores [B], in turn, as MaskGen over vectors has them."""
+  exponent = -np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+  rates = np.power(10_000.0, exponent.astype(np.float64)).astype(np.float32)
+  angles = 100 * score.astype(jnp.float32)[:, None] * rates[None]
+  codes = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+  return codes.reshape(-1, width)
