@@ -22,7 +22,11 @@ from tokpress_jax.generators import GeneratorConfig
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.io import safetensors
 from tokpress_jax.train.task import FROZEN, Batch, Program, Task, Variables
-from tokpress_jax.train.tasks.tokenize import TokenizerTask, check_images
+from tokpress_jax.train.tasks.tokenizing import (
+  Tokenizing,
+  check_images,
+  load_tokenizer,
+)
 
 # Loss and accuracy of each block are reported if there are no more than these.
 _SHOWN_BLOCKS = 16
@@ -42,7 +46,7 @@ class GeneratorTask(Task):
   """
 
   sharding_rules: ClassVar[Any] = (
-    *TokenizerTask.sharding_rules,
+    *Tokenizing.sharding_rules,
     # adaLN: a third of a modulated layer's parameters.
     (r'/layers/ada/kernel$', (None, 'fsdp', 'model')),
   )
@@ -221,23 +225,7 @@ class GeneratorTask(Task):
 
 
 def _load_tokenizer(name: str) -> types.Loaded:
-  """Loads the tokenizer that a config names, or says how to get it."""
-  from tokpress_jax.io import load as load_lib
-
-  try:
-    loaded = load_lib.load(name)
-  except UserError as error:
-    raise UserError(
-      f'the generator has no tokenizer yet: {str(error).rstrip(".")}. Train '
-      "one first (the config's docstring says which), or give its directory: "
-      '--task.tokenizer DIR.'
-    ) from error
-  if loaded.spec.family != 'tokenizer':
-    raise UserError(
-      f'{name} is a {loaded.spec.family}, and a generator needs the tokenizer '
-      'whose tokens it predicts; give another --task.tokenizer'
-    )
-  return loaded
+  return load_tokenizer(name, reader='the generator', field='--task.tokenizer')
 
 
 def _check_tokens(tokenizer: types.Loaded, info: Any) -> None:
