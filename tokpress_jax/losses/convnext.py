@@ -39,53 +39,58 @@ STD = (0.229, 0.224, 0.225)
 _EPS = 1e-6
 
 
-def _rules() -> tuple[keymap.Rule, ...]:
-  """Torchvision's names: stem and reductions are even, stages odd."""
-  rules: list[keymap.Rule] = []
-
-  def layer(
-    source: str, target: str, kind: str, *transform: Any, row: str = ''
-  ):
-    rules.append(
-      keymap.Rule(
-        rf'{source}\.weight', f'params/{target}/{kind}{row}', *transform
-      )
-    )
-    rules.append(keymap.Rule(rf'{source}\.bias', f'params/{target}/bias{row}'))
-
-  layer(r'features\.0\.0', 'stem', 'kernel', keymap.CONV)
-  layer(r'features\.0\.1', 'stem_norm', 'scale')
-  for i in range(4):
-    inside = rf'features\.{2 * i + 1}\.(\d+)\.'
-    stage, row = f'stage_{i}', r'[\1]'
-    depthwise = (keymap.CONV,)
-    layer(
-      inside + r'block\.0', f'{stage}/depthwise', 'kernel', *depthwise, row=row
-    )
-    layer(inside + r'block\.2', f'{stage}/norm', 'scale', row=row)
-    layer(
-      inside + r'block\.3', f'{stage}/fc1', 'kernel', keymap.LINEAR, row=row
-    )
-    layer(
-      inside + r'block\.5', f'{stage}/fc2', 'kernel', keymap.LINEAR, row=row
-    )
-    rules.append(
-      keymap.Rule(
-        inside + 'layer_scale',
-        f'params/{stage}/layer_scale{row}',
-        keymap.reshape((-1, 1, 1), (-1,)),
-      )
-    )
-    if i:
-      before = rf'features\.{2 * i}'
-      layer(rf'{before}\.0', f'half_norm_{i}', 'scale')
-      layer(rf'{before}\.1', f'half_{i}', 'kernel', keymap.CONV)
-  layer(r'classifier\.0', 'norm', 'scale')
-  layer(r'classifier\.2', 'logits', 'kernel', keymap.LINEAR)
-  return tuple(rules)
+def _layer(
+  source: str,
+  target: str,
+  kind: str,
+  transform: keymap.Transform = keymap.SAME,
+  row: str = '',
+) -> tuple[keymap.Rule, keymap.Rule]:
+  """Weight and bias of a layer."""
+  return (
+    keymap.Rule(
+      rf'{source}\.weight', f'params/{target}/{kind}{row}', transform
+    ),
+    keymap.Rule(rf'{source}\.bias', f'params/{target}/bias{row}'),
+  )
 
 
-RULES = _rules()
+def _stage(i: int) -> tuple[keymap.Rule, ...]:
+  """A stage, which torchvision counts as 2 i + 1."""
+  block = rf'features\.{2 * i + 1}\.(\d+)'
+  inside = lambda place, name, kind, *transform: _layer(
+    rf'{block}\.block\.{place}', f'stage_{i}/{name}', kind, *transform, r'[\1]'
+  )
+  return (
+    *inside(0, 'depthwise', 'kernel', keymap.CONV),
+    *inside(2, 'norm', 'scale', keymap.SAME),
+    *inside(3, 'fc1', 'kernel', keymap.LINEAR),
+    *inside(5, 'fc2', 'kernel', keymap.LINEAR),
+    keymap.Rule(
+      rf'{block}\.layer_scale',
+      rf'params/stage_{i}/layer_scale[\1]',
+      keymap.reshape((-1, 1, 1), (-1,)),
+    ),
+  )
+
+
+def _half(i: int) -> tuple[keymap.Rule, ...]:
+  """What halves the map before stage i + 1."""
+  place = rf'features\.{2 * i + 2}'
+  return (
+    *_layer(rf'{place}\.0', f'half_norm_{i}', 'scale'),
+    *_layer(rf'{place}\.1', f'half_{i}', 'kernel', keymap.CONV),
+  )
+
+
+RULES = (
+  *_layer(r'features\.0\.0', 'stem', 'kernel', keymap.CONV),
+  *_layer(r'features\.0\.1', 'stem_norm', 'scale'),
+  *(rule for i in range(4) for rule in _stage(i)),
+  *(rule for i in range(3) for rule in _half(i)),
+  *_layer(r'classifier\.0', 'norm', 'scale'),
+  *_layer(r'classifier\.2', 'logits', 'kernel', keymap.LINEAR),
+)
 
 
 class ConvNeXt(linen.Module):
@@ -108,8 +113,8 @@ class ConvNeXt(linen.Module):
     )
     norm = lambda: nn.LayerNorm(eps=_EPS, dtype=self.dtype)
     self.stem, self.stem_norm = conv(self.widths[0], 4), norm()
-    self.half = [None, *(conv(width, 2) for width in self.widths[1:])]
-    self.half_norm = [None, *(norm() for _ in self.widths[1:])]
+    self.half = [conv(width, 2) for width in self.widths[1:]]
+    self.half_norm = [norm() for _ in self.widths[1:]]
     self.stage = [
       linen.scan(
         _Block,
@@ -145,11 +150,9 @@ class ConvNeXt(linen.Module):
     x = jnp.broadcast_to(x, (*x.shape[:3], 3))
     x = (x - _wide(MEAN)) / _wide(STD)
     x = self.stem_norm(self.stem(x))
-    for half, half_norm, stage in zip(
-      self.half, self.half_norm, self.stage, strict=True
-    ):
-      if half is not None:
-        x = half(half_norm(x))
+    for i, stage in enumerate(self.stage):
+      if i:
+        x = self.half[i - 1](self.half_norm[i - 1](x))
       x, _ = stage(x, None)
     x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
     return self.logits(self.norm(x).astype(jnp.float32))

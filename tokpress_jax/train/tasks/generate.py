@@ -41,6 +41,8 @@ class GeneratorTask(Task):
       scales or length, classes) is filled in from them.
     tokenizer: a model directory, a work directory or a hub name.
     smoothing: of the labels.
+    unmasked_weight: in the loss, of tokens that a masked generator is shown;
+      the masked ones have 1. Accuracies are of the masked ones.
     turns: steps in a row that each of the model's training `passes` gets, in
       turn: (8, 1, 1) in MVAR's recipe. () trains all in one pass.
   """
@@ -54,6 +56,7 @@ class GeneratorTask(Task):
   model: GeneratorConfig
   tokenizer: str = ''
   smoothing: float = 0.0
+  unmasked_weight: float = 0.0
   turns: tuple[int, ...] = ()
 
   def bind(self, info: Any) -> GeneratorTask:
@@ -172,8 +175,12 @@ class GeneratorTask(Task):
       bounds = (0, *self.model.boundaries)
       part = slice(bounds[scales[0]], bounds[scales[1]])
       codes, mask = codes[:, part], mask[:, part]
+    weight = mask.astype(jnp.float32)
+    if self.unmasked_weight:
+      shown = _token_mask(batch, codes) & ~mask
+      weight = jnp.where(shown, self.unmasked_weight, weight)
     loss = losses.cross_entropy(
-      logits, codes, mask=mask, smoothing=self.smoothing
+      logits, codes, mask=weight, smoothing=self.smoothing
     )
     if scales is not None:
       found = {
