@@ -10,7 +10,7 @@ runs/titok` for your own). Hardware: the authors train on 32 GPUs, 64 images
 each. We have not run it.
 
 The other tokenizers, their networks as `--task.model.FIELD`, and how to sample
-each (`tokpress sample RUN --schedule ramp --annealing noise+softmax`; S-128 with
+each (`tokpress sample RUN --annealing noise+softmax --schedule ramp`; for S-128
 `--schedule power-cosine --power 3`):
 
   |                                   | L-32   | B-64   | S-128  |

@@ -1,7 +1,6 @@
 """One-D-Piece-S-256's second stage: the decoder and its painter, on images.
 
-  tokpress convert convnext convnext_small-0c510722.pth \\
-    --out convnext.safetensors
+  tokpress convert convnext convnext_small-*.pth --out convnext.safetensors
   tokpress train configs/one_d_piece_decoder_imagenet256.py --workdir runs/piece
 
 TiTok's second stage (`configs/titok_l32_decoder_imagenet256.py`) through random

@@ -2,8 +2,7 @@
 
   tokpress data prepare imagenet2012
   tokpress convert lpips vgg16-397923af.pth vgg.pth --out lpips.safetensors
-  tokpress convert convnext convnext_small-0c510722.pth \\
-    --out convnext.safetensors
+  tokpress convert convnext convnext_small-*.pth --out convnext.safetensors
   tokpress train configs/titok_bl128_vq_imagenet256.py --workdir runs/titok
 
 No VQGAN: the decoder gives pixels, and squared error, LPIPS, ConvNeXt-S's

@@ -1,7 +1,6 @@
 """TiTok-L-32's second stage: the decoder and its painter, on images.
 
-  tokpress convert convnext convnext_small-0c510722.pth \\
-    --out convnext.safetensors
+  tokpress convert convnext convnext_small-*.pth --out convnext.safetensors
   tokpress train configs/titok_l32_decoder_imagenet256.py --workdir runs/titok
 
 From `runs/codes`, a run of `configs/titok_l32_codes_imagenet256.py`
