@@ -29,7 +29,7 @@ def get_config() -> Config:
       loss_weight=0.25,
       lengths='none',
       adversary=AdversaryConfig(
-        weight=0.001,
+        weight=0.01,
         scaling='fixed',
         start=400,
         lecam=0.001,

@@ -12,7 +12,6 @@ import sys
 import types
 
 import numpy as np
-import torch
 from redraw import check_sensitive, pack, redraw
 
 OUT = pathlib.Path(__file__).with_name('discriminator.npz')
@@ -29,6 +28,8 @@ def images():
 
 
 def main():
+  import torch
+
   checkout = pathlib.Path(sys.argv[1])
   sys.path.insert(0, str(checkout))
   # Its __init__ imports the losses, and with them torchvision.
