@@ -116,12 +116,10 @@ class ProxyTask(Tokenizing):
 
     Rounding would change codes.
     """
-    vqgan = cast(TiTokConfig, self.model).vqgan
-    assert vqgan is not None  # See bind.
-    encoded: Any = vqgan.build().apply(
+    encoded: Any = self.vqgan.module.apply(
       variables[FROZEN]['proxy'], images, method='encode'
     )
-    grid = vqgan.grid
+    grid = self.vqgan.module.config.grid
     return encoded.codes.reshape(-1, grid, grid)
 
   def _predict(
