@@ -31,13 +31,13 @@ def get_config() -> Config:
       adversary=AdversaryConfig(
         weight=0.01,
         scaling='fixed',
-        start=400,
+        start=200,
         lecam=0.001,
         network=BlurDiscriminatorConfig(width=8, layers=2, places=8, groups=4),
       ),
     ),
     train=TrainConfig(
-      steps=600,
+      steps=400,
       batch_size=32,
       ema_decay=0.99,
       freeze='^(encoder|quantizer)/',
