@@ -58,8 +58,8 @@ def _layer(
 def _stage(i: int) -> tuple[keymap.Rule, ...]:
   """A stage, which torchvision counts as 2 i + 1."""
   block = rf'features\.{2 * i + 1}\.(\d+)'
-  inside = lambda place, name, kind, *transform: _layer(
-    rf'{block}\.block\.{place}', f'stage_{i}/{name}', kind, *transform, r'[\1]'
+  inside = lambda place, name, kind, transform: _layer(
+    rf'{block}\.block\.{place}', f'stage_{i}/{name}', kind, transform, r'[\1]'
   )
   return (
     *inside(0, 'depthwise', 'kernel', keymap.CONV),
