@@ -11,7 +11,14 @@ from typing import Literal, get_args
 from tokpress_jax.errors import UserError, did_you_mean
 
 Family = Literal[
-  'tokenizer', 'generator', 'model', 'encoder', 'pruner', 'task', 'quantizer'
+  'tokenizer',
+  'generator',
+  'model',
+  'encoder',
+  'pruner',
+  'task',
+  'quantizer',
+  'discriminator',
 ]
 
 
@@ -156,7 +163,27 @@ _ENTRIES = {
     _row(
       'multi_scale_vq', 'quantizer', 'quantize.multi_scale:MultiScaleVQConfig'
     ),
+    _row(
+      'patch_discriminator',
+      'discriminator',
+      'losses.discriminator:PatchDiscriminatorConfig',
+      paper='pix2pix, arXiv:1611.07004',
+    ),
+    _row(
+      'blur_discriminator',
+      'discriminator',
+      'losses.blur_discriminator:BlurDiscriminatorConfig',
+      paper='TiTok, arXiv:2406.07550',
+      evidence='official',
+      licence='Apache-2.0',
+    ),
     _row('tokenizer_task', 'task', 'train.tasks.tokenize:TokenizerTask'),
+    _row(
+      'proxy_task',
+      'task',
+      'train.tasks.proxy:ProxyTask',
+      paper='TiTok, arXiv:2406.07550',
+    ),
     _row('generator_task', 'task', 'train.tasks.generate:GeneratorTask'),
     _row('classifier_task', 'task', 'train.tasks.classify:ClassifierTask'),
   )

@@ -112,6 +112,12 @@ NETWORKS = {
       marks=('features.0.weight', 'lin0.model.1.weight'),
       files=('vgg16-397923af.pth', 'vgg.pth'),
     ),
+    Network(
+      name='convnext',
+      keys='losses.convnext',
+      marks=('features.1.0.layer_scale',),
+      files=('convnext_small-0c510722.pth',),
+    ),
   )
 }
 

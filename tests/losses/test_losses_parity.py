@@ -1,5 +1,6 @@
-"""LPIPS and the discriminator against PyTorch, on redrawn weights."""
+"""Perceptual networks and the discriminator against PyTorch, redrawn."""
 
+import convnext_case
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ from lpips_weights import released
 
 from tokpress_jax.io import keymap
 from tokpress_jax.losses import LPIPS, PatchDiscriminatorConfig, adaptive_weight
+from tokpress_jax.losses import convnext as convnext_lib
 from tokpress_jax.losses import lpips as lpips_lib
 
 pytestmark = [
@@ -114,3 +116,80 @@ def test_adaptive_weight():
   norm = lambda x: torch.from_numpy(x).norm()
   want = torch.clamp(norm(a) / (norm(0.01 * b) + 1e-4), 0, 1e4)
   np.testing.assert_allclose(adaptive_weight(a, 0.01 * b), want, rtol=1e-5)
+
+
+def _hugging_face(name):
+  """The name in transformers' ConvNeXt of a tensor of torchvision's."""
+  layers = {'0': 'dwconv', '2': 'layernorm', '3': 'pwconv1', '5': 'pwconv2'}
+  parts = name.split('.')
+  if parts[0] == 'classifier':
+    inside = 'convnext.layernorm' if parts[1] == '0' else 'classifier'
+    return f'{inside}.{parts[-1]}'
+  number, place, last = int(parts[1]), parts[2], parts[-1]
+  if number == 0:
+    inside = ('patch_embeddings', 'layernorm')[int(place)]
+    return f'convnext.embeddings.{inside}.{last}'
+  stage = f'convnext.encoder.stages.{(number - 1) // 2}'
+  if number % 2 == 0:
+    stage = f'convnext.encoder.stages.{number // 2}'
+    return f'{stage}.downsampling_layer.{place}.{last}'
+  block = f'{stage}.layers.{place}'
+  if last == 'layer_scale':
+    return f'{block}.layer_scale_parameter'
+  return f'{block}.{layers[parts[4]]}.{last}'
+
+
+def test_convnext():
+  """Transformers' ConvNeXt after an antialiased resize, on redrawn weights."""
+  transformers = pytest.importorskip('transformers')
+  config = transformers.ConvNextConfig(
+    hidden_sizes=list(convnext_case.WIDTHS),
+    depths=list(convnext_case.DEPTHS),
+    num_labels=1000,
+  )
+  network = transformers.ConvNextForImageClassification(config).eval()
+  tensors = convnext_case.released()
+  named = {
+    _hugging_face(k): torch.from_numpy(
+      x.reshape(-1) if k.endswith('layer_scale') else x
+    )
+    for k, x in tensors.items()
+  }
+  network.load_state_dict(named)  # Strict: every tensor has its place.
+  wide = lambda x: torch.tensor(x)[None, :, None, None]
+  mean, std = wide([0.485, 0.456, 0.406]), wide([0.229, 0.224, 0.225])
+
+  def theirs(x):
+    x = F.interpolate((x + 1) / 2, size=224, mode='bilinear', antialias=True)
+    return network((x - mean) / std).logits
+
+  variables = keymap.convert(
+    tensors, convnext_lib.RULES, convnext_case.expected()
+  )
+  keys = jax.random.split(jax.random.key(0), 2)
+  # Larger and smaller than 224 pixels.
+  x, y = (jax.random.uniform(k, (2, 256, 160, 3), minval=-1) for k in keys)
+
+  @jax.jit
+  def ours(variables, x):
+    apply = convnext_case.NETWORK.apply
+    total, pull = jax.vjp(lambda x: apply(variables, x, y), x)
+    logits = apply(variables, x, method='classify')
+    return logits, total, pull(jnp.ones(2))[0]
+
+  logits, found, slope = ours(variables, x)
+  a, b = _nchw(x).requires_grad_(), theirs(_nchw(y))
+  out = theirs(a)
+  want = out.detach().numpy()
+  np.testing.assert_allclose(logits, want, atol=2e-5 * want.std(), rtol=0)
+  distance = (out - b).square().mean(1)
+  np.testing.assert_allclose(found, distance.detach(), rtol=1e-3)
+  distance.sum().backward()
+  want = a.grad.permute(0, 2, 3, 1).numpy()
+  np.testing.assert_allclose(slope, want, atol=2e-3 * want.std(), rtol=1e-3)
+  # Every group of weights matters, by far more than the tolerance.
+  for group in variables['params']:
+    params = dict(variables['params'])
+    params[group] = jax.tree.map(lambda w: np.roll(w, 1, -1), params[group])
+    moved, _, _ = ours({'params': params}, x)
+    assert np.abs(moved - logits).max() > 2e-3 * logits.std(), group

@@ -70,12 +70,14 @@ def test_equals_torch_interpolate(method):
   torch = pytest.importorskip('torch')
   x = np.random.default_rng(0).normal(size=(2, 16, 12, 3)).astype(np.float32)
   for size in [(1, 1), (2, 5), (7, 9), (13, 8), (16, 16), (24, 33)]:
-    corners = {} if method in ('area', 'nearest') else {'align_corners': False}
+    options = {} if method in ('area', 'nearest') else {'align_corners': False}
+    smooth = method == 'antialiased'
     expected = torch.nn.functional.interpolate(
       torch.from_numpy(x).permute(0, 3, 1, 2),
       size=size,
-      mode=method,
-      **corners,
+      mode='bilinear' if smooth else method,
+      antialias=smooth,
+      **options,
     ).permute(0, 2, 3, 1)
     y = resize(jnp.asarray(x), size, method=method)
     np.testing.assert_allclose(y, expected, atol=5e-6)

@@ -12,7 +12,7 @@ import tiny_models
 from tokpress_jax import quantize, tokenizers
 from tokpress_jax.data import DatasetInfo
 from tokpress_jax.errors import UserError
-from tokpress_jax.generators import NextTokenConfig
+from tokpress_jax.generators import MaskGITConfig, NextTokenConfig
 from tokpress_jax.io import export
 from tokpress_jax.train.tasks import (
   ClassifierTask,
@@ -326,6 +326,35 @@ def test_a_gradient_step_learns_and_leaves_the_tokenizer(folder, kind):
     lambda p, g: p - 0.1 * g, variables['params'], grads['params']
   )
   assert loss_of(task)(variables | {'params': params}, BATCH)[0] < loss
+
+
+def test_shown_tokens_of_a_masked_generator_have_a_weight(folder):
+  _, _, loaded = generator_task(folder, 'next_token')
+  model = MaskGITConfig(
+    width=16, depth=1, heads=2, class_dropout=0.0, dropout=0.0
+  )
+  task = GeneratorTask(
+    model=model, tokenizer=f'{folder}/next_token', unmasked_weight=0.1
+  ).bind(INFO)
+  variables = initial(task) | {'frozen': task.constants()}
+  loss, metrics, _ = loss_of(task)(variables, BATCH)
+
+  @jax.jit
+  def run(params, loaded):
+    codes = loaded.encode(IMAGES).codes
+    seen = task.model.train_inputs(codes, None, jax.random.split(KEY)[1])
+    module = task.model.build()
+    logits = module.apply({'params': params}, seen, BATCH['label'])
+    return codes[:4, :, 0], seen[:4], logits[:4]  # The rest is padding.
+
+  codes, seen, logits = map(np.asarray, run(variables['params'], loaded))
+  masked = seen == task.model.mask_code
+  assert 0 < masked.sum() < masked.size
+  weight = np.where(masked, 1.0, 0.1)
+  want = (cross_entropy(logits, codes) * weight).sum() / weight.sum()
+  np.testing.assert_allclose(loss, want, rtol=1e-4)
+  right = (logits.argmax(-1) == codes)[masked].mean()
+  np.testing.assert_allclose(metrics['accuracy'], right, rtol=1e-5)
 
 
 def test_generator_of_unlabelled_data_has_no_classes(folder):

@@ -22,7 +22,7 @@ class Flags:
       published file (`var-d16`, `titok-l32`, ...), whose sizes it must have;
       `tokpress list weights` shows all. Files of VAR and MVAR look alike, and
       so do those of TiTok and One-D-Piece: the kind decides which it is. Or a
-      network that measures or trains models: `inception`, `lpips`.
+      network that measures or trains models: `inception`, `lpips`, `convnext`.
     files: The checkpoint, .pth or .safetensors, with official names; of `lpips`
       there are two.
     out: The file to write.

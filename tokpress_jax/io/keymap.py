@@ -15,6 +15,7 @@ tensor. Whatever does not fit is reported at once, not one error a run.
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -151,6 +152,25 @@ def convert(
     + repeated,
   )
   return safetensors.unflatten({k: found[k] for k in shapes})
+
+
+def read_network(
+  path: str | os.PathLike[str], rules: Sequence[Rule], expected: Any
+) -> dict[str, Any]:
+  """Reads a safetensors file that has our names or the released ones.
+
+  Args:
+    path: The file.
+    rules: From the released names.
+    expected: Our variables, see `convert`.
+
+  Raises:
+    UserError: As `convert`.
+  """
+  flat = safetensors.load_flat(path)
+  if any(name.startswith('params/') for name in flat):
+    rules = tuple(Rule(name, name) for name in safetensors.flatten(expected))
+  return convert(flat, rules, expected, where=os.fspath(path))
 
 
 def invert(

@@ -10,7 +10,12 @@ from tokpress_jax.losses.adversarial import (
   logit_sums,
   with_gradient,
 )
+from tokpress_jax.losses.blur_discriminator import (
+  BlurDiscriminator,
+  BlurDiscriminatorConfig,
+)
 from tokpress_jax.losses.classification import accuracy, cross_entropy
+from tokpress_jax.losses.convnext import ConvNeXt, load_convnext
 from tokpress_jax.losses.decibel import decibel
 from tokpress_jax.losses.discriminator import (
   PatchDiscriminator,
@@ -21,6 +26,9 @@ from tokpress_jax.losses.reconstruction import charbonnier, l1, l2
 
 __all__ = [
   'LPIPS',
+  'BlurDiscriminator',
+  'BlurDiscriminatorConfig',
+  'ConvNeXt',
   'Game',
   'Lecam',
   'LogitSums',
@@ -35,6 +43,7 @@ __all__ = [
   'generator_loss',
   'l1',
   'l2',
+  'load_convnext',
   'load_lpips',
   'logit_sums',
   'with_gradient',

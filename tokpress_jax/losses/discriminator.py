@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tokpress_jax.errors import UserError
 from tokpress_jax.nn import GroupNorm, conv2d
 
 Array = jax.Array
@@ -58,6 +59,15 @@ class PatchDiscriminatorConfig:
   def smallest(self) -> int:
     """The smallest side of an image that gives a logit."""
     return 3 * 2**self.layers
+
+  def check(self, image_size: int) -> None:
+    """Raises UserError if images of this side are too small."""
+    if image_size < self.smallest:
+      raise UserError(
+        f'the discriminator takes images of {self.smallest} pixels or more, '
+        f'not {image_size}; lower --task.adversary.network.layers, or set '
+        '--task.adversary.weight 0.'
+      )
 
   def build(self, *, dtype: Any = jnp.float32) -> PatchDiscriminator:
     """Makes the module."""

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import keymap, safetensors
+from tokpress_jax.io import keymap
 from tokpress_jax.nn import Conv
 
 Array = jax.Array
@@ -173,11 +173,4 @@ def load_lpips(path: str | os.PathLike[str]) -> Any:
       'vgg16-397923af.pth vgg.pth --out lpips.safetensors\nOr train without: '
       '--task.perceptual-weight 0.'
     )
-  flat = safetensors.load_flat(path)
-  if any(name.startswith('params/') for name in flat):
-    rules = tuple(
-      keymap.Rule(name, name) for name in safetensors.flatten(expected())
-    )
-  else:
-    rules = RULES
-  return keymap.convert(flat, rules, expected(), where=str(path))
+  return keymap.read_network(path, RULES, expected())

@@ -2,8 +2,8 @@
 
 The matrices are constants, one per axis, so that a resize is two matmuls at
 static shapes: exact, differentiable, and fast on matrix units. They follow
-PyTorch's `interpolate` (align_corners False, no anti-aliasing) because
-released weights were trained with it; `jax.image.resize` differs from it
+PyTorch's `interpolate` (align_corners False) because released weights were
+trained with it; `jax.image.resize` differs from it
 (bicubic uses a = -0.5 rather than -0.75; there is no `area`).
 
 Dimensions: B batch, H W rows and columns, C channels.
@@ -17,7 +17,7 @@ import numpy as np
 
 Array = jax.Array
 
-METHODS = ('area', 'bicubic', 'bilinear', 'nearest')
+METHODS = ('antialiased', 'area', 'bicubic', 'bilinear', 'nearest')
 _CUBIC = -0.75
 
 
@@ -28,9 +28,10 @@ def resize_matrix(size: int, new_size: int, method: str) -> np.ndarray:
   Args:
     size: length of the axis.
     new_size: length afterwards.
-    method: 'area' (the mean over bins floor(i n / m) .. ceil((i + 1) n / m),
-      which overlap where m does not divide n), 'bicubic', 'bilinear' or
-      'nearest'.
+    method: 'antialiased' (bilinear, with a triangle as wide as a new cell
+      where there are fewer of them), 'area' (the mean over bins floor(i n / m)
+      .. ceil((i + 1) n / m), which overlap where m does not divide n),
+      'bicubic', 'bilinear' or 'nearest'.
 
   Returns:
     float32 [new_size, size], rows summing to 1; read-only.
@@ -50,6 +51,11 @@ def resize_matrix(size: int, new_size: int, method: str) -> np.ndarray:
       matrix[i, start:stop] = 1 / (stop - start)
     elif method == 'nearest':
       matrix[i, i * size // new_size] = 1
+    elif method == 'antialiased':
+      wide = max(size / new_size, 1.0)
+      centre = (i + 0.5) * size / new_size - 0.5
+      row = [_triangle(abs(centre - j) / wide) for j in range(size)]
+      matrix[i] = np.divide(row, sum(row))  # Beyond the edge is nothing.
     else:
       # In float32, as PyTorch does: half an ulp of a position is 1e-6 here.
       scale = np.float32(size) / np.float32(new_size)

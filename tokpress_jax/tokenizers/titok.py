@@ -26,8 +26,9 @@ from typing import Any, Literal
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
+from flax import struct
 
-from tokpress_jax import nn, quantize
+from tokpress_jax import errors, nn, quantize
 from tokpress_jax.tokenizers import base, maskgit_vqgan
 from tokpress_jax.tokenizers import lengths as lengths_lib
 
@@ -142,6 +143,19 @@ def gather_tokens(latents: Array, layout: Layout) -> Array:
   return jnp.swapaxes(latents.reshape(batch, features, tokens), 1, 2)
 
 
+@struct.dataclass
+class CodePrediction:
+  """What the training on a VQGAN's codes needs of a batch.
+
+  Attributes:
+    logits: float32 [B, h, h, V], of the VQGAN's codes.
+    quantized: the bottleneck's output and losses.
+  """
+
+  logits: Array
+  quantized: quantize.Quantized
+
+
 class TiTokTokenizer(base.Tokenizer):
   """Transformers around a row of tokens, and a head that paints."""
 
@@ -219,6 +233,38 @@ class TiTokTokenizer(base.Tokenizer):
     quantized = self.quantize(self.latents(images), length, mask, rng=rng)
     painted = self.render_embeddings(quantized.embeddings, length, **options)
     return base.Reconstruction(images=painted, quantized=quantized)
+
+  def predict(
+    self,
+    images: Array,
+    length: Array,
+    *,
+    mask: Array | None = None,
+    rng: Array | None = None,
+  ) -> CodePrediction:
+    """The training pass up to the VQGAN's codes: nothing is painted.
+
+    Args:
+      images: [B, H, W, .] float32 in [-1, 1].
+      length: int32 [B], tokens that the decoder may see.
+      mask: bool [B], False for images that are padding.
+      rng: draws continuous tokens; None takes their means.
+
+    Raises:
+      UserError: if the decoder gives pixels, or reads a text.
+    """
+    self.check_images(images)
+    self.check_condition(None, images.shape[0])
+    if self.config.vqgan is None:
+      raise errors.UserError(
+        'the decoder of this tokenizer gives pixels, no codes of a VQGAN; take '
+        'a config with `vqgan`'
+      )
+    quantized = self.quantize(self.latents(images), length, mask, rng=rng)
+    patches = self.decoder(quantized.embeddings, length, None)
+    return CodePrediction(
+      logits=self.painter.logits(patches), quantized=quantized
+    )
 
 
 class Encoder(linen.Module):

@@ -37,7 +37,8 @@ class TrainConfig:
     accumulate: Microbatches per step.
     ema_decay: Decay of the averaged parameters, reached by
       `min(decay, (1 + step) / (10 + step))`; None keeps no average.
-    freeze: Regex over parameter names; what it matches is not trained.
+    freeze: Regex over parameter names; what it matches is not trained, nor are
+      statistics of such names (a codebook's averages) moved.
     init_from: Directory of an exported model or of a run to start from.
     init_regex: Variables (`params/...`, `codebook/...`) taken from it.
     log_every: Steps between lines of metrics.

@@ -98,12 +98,14 @@ class Job:
     out = jax.jit(
       create, out_shardings=dataclasses.replace(shardings, variables=free)
     )(key)
-    if FROZEN not in shardings.variables:
-      return out
-    frozen = jax.tree.map(
-      mesh_lib.put, self.constants, shardings.variables[FROZEN]
-    )
-    return dataclasses.replace(out, variables={**out.variables, FROZEN: frozen})
+    if FROZEN in shardings.variables:
+      frozen = jax.tree.map(
+        mesh_lib.put, self.constants, shardings.variables[FROZEN]
+      )
+      variables = {**out.variables, FROZEN: frozen}
+      out = dataclasses.replace(out, variables=variables)
+    loaded = tree.named(self.task.start())
+    return _replaced(out, loaded) if loaded else out
 
   def warm_start(
     self, at: state.TrainState, source: Variables
@@ -133,20 +135,24 @@ class Job:
         f'{train.init_from} cannot start this model: {"; ".join(lines[:20])}. '
         'Narrow train.init_regex to the variables to take.'
       )
-    taken = set(wanted)
+    return _replaced(at, {name: theirs[name] for name in wanted})
 
-    def take(name: str, x: jax.Array) -> jax.Array:
-      if name not in taken:
-        return x
-      return mesh_lib.put(np.asarray(theirs[name], x.dtype), x.sharding)
 
-    variables = tree.map_named(take, at.variables)
-    kept = tree.named(at.ema)
-    # A copy: the step is given both trees to overwrite.
-    ema = jax.tree.map(
-      lambda x: x.copy(), tree.select(variables['params'], kept)
-    )
-    return dataclasses.replace(at, variables=variables, ema=ema)
+def _replaced(
+  at: state.TrainState, arrays: Mapping[str, Any]
+) -> state.TrainState:
+  """The state of step 0 with some variables, by name, and their averages."""
+
+  def take(name: str, x: jax.Array) -> jax.Array:
+    if name not in arrays:
+      return x
+    return mesh_lib.put(np.asarray(arrays[name], x.dtype), x.sharding)
+
+  variables = tree.map_named(take, at.variables)
+  kept = tree.named(at.ema)
+  # A copy: the step is given both trees to overwrite.
+  ema = jax.tree.map(lambda x: x.copy(), tree.select(variables['params'], kept))
+  return dataclasses.replace(at, variables=variables, ema=ema)
 
 
 def _own(name: str) -> bool:

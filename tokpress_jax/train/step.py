@@ -187,6 +187,8 @@ def make_step(
         new, sums, jax.random.fold_in(rng, train.accumulate), step
       )
       _check_commit(program, before, new)
+      if train.freeze is not None:
+        new = _kept(train.freeze, before, new)
       metrics['commit_norm'] = optax.tree_utils.tree_norm(_changed(before, new))
     ema = _averaged(state.ema, new['params'], members, train.ema_decay, step)
     after = TrainState(
@@ -252,6 +254,19 @@ def _check_commit(program: Program, before: Any, after: Any) -> None:
       f'commit, after program {program.name!r}, changed the shape, dtype or '
       f'name of variables: {differences}. Return the same structure.'
     )
+
+
+def _kept(freeze: str, before: Any, after: Any) -> Any:
+  """`after`, where what `freeze` names is as it was before.
+
+  Names are those inside a collection: a frozen codebook is one wherever it
+  lives.
+  """
+  rules = [(freeze, True)]
+  frozen = lambda name: tree.first_match(rules, name.partition('/')[2], False)
+  return tree.map_named(
+    lambda name, old, new: old if frozen(name) else new, before, after
+  )
 
 
 def _changed(before: Any, after: Any) -> list[jax.Array]:

@@ -125,6 +125,14 @@ class Task:
     """
     return {}
 
+  def start(self) -> Any:
+    """Loads values that a new run starts from in place of drawn ones, or `{}`.
+
+    Called once, outside jit. The result is nested as the variables are and
+    holds any of their leaves; `train.init_from` is read after it.
+    """
+    return {}
+
   def init(self, rng: jax.Array) -> Variables:
     """Returns the initial variables. Traced: shapes first, then sharded.
 

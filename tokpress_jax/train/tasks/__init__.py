@@ -3,11 +3,13 @@
 from tokpress_jax.train.tasks.adversary import AdversaryConfig
 from tokpress_jax.train.tasks.classify import ClassifierTask
 from tokpress_jax.train.tasks.generate import GeneratorTask
+from tokpress_jax.train.tasks.proxy import ProxyTask
 from tokpress_jax.train.tasks.tokenize import TokenizerTask
 
 __all__ = [
   'AdversaryConfig',
   'ClassifierTask',
   'GeneratorTask',
+  'ProxyTask',
   'TokenizerTask',
 ]

@@ -45,7 +45,9 @@ class AdversaryConfig:
   maximum: float = 1e4
   lecam: float = 0.0
   lecam_decay: float = 0.999
-  network: losses.PatchDiscriminatorConfig = losses.PatchDiscriminatorConfig()
+  network: losses.PatchDiscriminatorConfig | losses.BlurDiscriminatorConfig = (
+    losses.PatchDiscriminatorConfig()
+  )
 
   def __post_init__(self):
     if self.weight < 0 or self.start < 0 or self.lecam < 0:

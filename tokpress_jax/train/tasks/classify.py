@@ -16,7 +16,7 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.models.vit import ViTConfig, ViTOutput
 from tokpress_jax.train.task import Batch, Program, Task, Variables
-from tokpress_jax.train.tasks.tokenize import TokenizerTask, check_images
+from tokpress_jax.train.tasks.tokenizing import Tokenizing, check_images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class ClassifierTask(Task):
     smoothing: of the labels.
   """
 
-  sharding_rules: ClassVar[Any] = TokenizerTask.sharding_rules
+  sharding_rules: ClassVar[Any] = Tokenizing.sharding_rules
 
   model: ViTConfig = ViTConfig()
   smoothing: float = 0.1

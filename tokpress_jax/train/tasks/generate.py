@@ -22,7 +22,11 @@ from tokpress_jax.generators import GeneratorConfig
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.io import safetensors
 from tokpress_jax.train.task import FROZEN, Batch, Program, Task, Variables
-from tokpress_jax.train.tasks.tokenize import TokenizerTask, check_images
+from tokpress_jax.train.tasks.tokenizing import (
+  Tokenizing,
+  check_images,
+  load_tokenizer,
+)
 
 # Loss and accuracy of each block are reported if there are no more than these.
 _SHOWN_BLOCKS = 16
@@ -51,12 +55,14 @@ class GeneratorTask(Task):
       scales or length, classes) is filled in from them.
     tokenizer: a model directory, a work directory or a hub name.
     smoothing: of the labels.
+    unmasked_weight: in the loss, of tokens that a masked generator is shown;
+      the masked ones have 1. Accuracies are of the masked ones.
     turns: steps in a row that each of the model's training `passes` gets, in
       turn: (8, 1, 1) in MVAR's recipe. () trains all in one pass.
   """
 
   sharding_rules: ClassVar[Any] = (
-    *TokenizerTask.sharding_rules,
+    *Tokenizing.sharding_rules,
     # adaLN: a third of a modulated layer's parameters.
     (r'/layers/ada/kernel$', (None, 'fsdp', 'model')),
     *_JOINT_RULES,
@@ -68,6 +74,7 @@ class GeneratorTask(Task):
   model: GeneratorConfig
   tokenizer: str = ''
   smoothing: float = 0.0
+  unmasked_weight: float = 0.0
   turns: tuple[int, ...] = ()
 
   def bind(self, info: Any) -> GeneratorTask:
@@ -192,8 +199,12 @@ class GeneratorTask(Task):
       bounds = (0, *self.model.boundaries)
       part = slice(bounds[scales[0]], bounds[scales[1]])
       codes, mask = codes[:, part], mask[:, part]
+    weight = mask.astype(jnp.float32)
+    if self.unmasked_weight:
+      shown = _token_mask(batch, codes) & ~mask
+      weight = jnp.where(shown, self.unmasked_weight, weight)
     loss = losses.cross_entropy(
-      logits, codes, mask=mask, smoothing=self.smoothing
+      logits, codes, mask=weight, smoothing=self.smoothing
     )
     if scales is not None:
       found = {
@@ -245,23 +256,7 @@ class GeneratorTask(Task):
 
 
 def _load_tokenizer(name: str) -> types.Loaded:
-  """Loads the tokenizer that a config names, or says how to get it."""
-  from tokpress_jax.io import load as load_lib
-
-  try:
-    loaded = load_lib.load(name)
-  except UserError as error:
-    raise UserError(
-      f'the generator has no tokenizer yet: {str(error).rstrip(".")}. Train '
-      "one first (the config's docstring says which), or give its directory: "
-      '--task.tokenizer DIR.'
-    ) from error
-  if loaded.spec.family != 'tokenizer':
-    raise UserError(
-      f'{name} is a {loaded.spec.family}, and a generator needs the tokenizer '
-      'whose tokens it predicts; give another --task.tokenizer'
-    )
-  return loaded
+  return load_tokenizer(name, reader='the generator', field='--task.tokenizer')
 
 
 def _check_tokens(tokenizer: types.Loaded, info: Any) -> None:
