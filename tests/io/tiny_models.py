@@ -1,14 +1,25 @@
 """Untrained models that are made in a second."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 
 from tokpress_jax import quantize, types
-from tokpress_jax.generators import NextTokenConfig, ScaleWiseConfig
+from tokpress_jax.generators import (
+  MaskGenConfig,
+  NextTokenConfig,
+  ScaleWiseConfig,
+)
+from tokpress_jax.models import ClipTextConfig
 from tokpress_jax.models.vit import ViTConfig
-from tokpress_jax.tokenizers import MultiScaleConfig, OneDConfig
+from tokpress_jax.tokenizers import (
+  MultiScaleConfig,
+  OneDConfig,
+  TiTokConfig,
+  TowerConfig,
+)
 
 SMALL = {'image_size': 8, 'channels': 1, 'patch': 4, 'width': 16, 'heads': 2}
 VQ = quantize.VQConfig(codebook_size=16, dim=4)
@@ -32,6 +43,31 @@ SCALE_WISE = ScaleWiseConfig(
 )
 NEXT_TOKEN = NextTokenConfig(
   codebook_size=16, num_classes=3, width=16, depth=1, heads=2, tokens=3
+)
+TOWER = TowerConfig(width=16, depth=1, heads=2)
+TA_TITOK = TiTokConfig(
+  image_size=8,
+  channels=1,
+  patch=4,
+  tokens=3,
+  encoder=TOWER,
+  decoder=TOWER,
+  quantizer=VQ,
+  text_tokens=6,
+  text_features=8,
+)
+MASK_GEN = MaskGenConfig(
+  codebook_size=16,
+  width=16,
+  depth=2,
+  heads=2,
+  tokens=3,
+  prefixes=(3,),
+  text_features=8,
+  score_features=4,
+)
+CLIP_TEXT = ClipTextConfig(
+  vocabulary=16, length=6, width=8, depth=2, heads=2, features=8
 )
 VIT = ViTConfig(
   image_size=8, channels=1, patch=4, width=16, heads=2, depth=1, classes=3
@@ -71,3 +107,59 @@ def next_token():
 @functools.cache
 def vit():
   return loaded(VIT, 'model', IMAGES)
+
+
+@functools.cache
+def ta_titok():
+  return loaded(TA_TITOK, 'tokenizer', IMAGES)
+
+
+@functools.cache
+def mask_gen():
+  inputs = MASK_GEN.example_inputs()
+  return loaded(MASK_GEN, 'generator', *inputs, tokenizer=ta_titok())
+
+
+@functools.cache
+def clip_text():
+  return loaded(CLIP_TEXT, 'encoder', jnp.zeros((1, 6), jnp.int32))
+
+
+def clip_vocabulary(path):
+  """Writes a small `tokenizer.json` of CLIP's form; returns its codes."""
+  letters = [c + end for c in 'acat<>' for end in ('', '</w>')]
+  names = [*dict.fromkeys(letters), 'at</w>', 'cat</w>']
+  names += ['<|startoftext|>', '<|endoftext|>']
+  ends = {name: len(names) - 2 + i for i, name in enumerate(names[-2:])}
+  body = {
+    'version': '1.0',
+    'added_tokens': [
+      {
+        'id': number,
+        'content': name,
+        'single_word': False,
+        'lstrip': False,
+        'rstrip': False,
+        'normalized': False,
+        'special': True,
+      }
+      for name, number in ends.items()
+    ],
+    'normalizer': {'type': 'Lowercase'},
+    'pre_tokenizer': {'type': 'Whitespace'},
+    'post_processor': {
+      'type': 'RobertaProcessing',
+      'sep': ['<|endoftext|>', ends['<|endoftext|>']],
+      'cls': ['<|startoftext|>', ends['<|startoftext|>']],
+      'trim_offsets': False,
+      'add_prefix_space': False,
+    },
+    'model': {
+      'type': 'BPE',
+      'end_of_word_suffix': '</w>',
+      'vocab': {name: i for i, name in enumerate(names)},
+      'merges': [['a', 't</w>'], ['c', 'at</w>']],
+    },
+  }
+  path.write_text(json.dumps(body))
+  return {name: i for i, name in enumerate(names)}

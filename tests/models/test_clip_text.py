@@ -1,11 +1,10 @@
 """CLIP's text encoder against transformers, and the codes of texts."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_models
 from redraw import redraw
 
 from tokpress_jax import models, released
@@ -104,52 +103,11 @@ def test_what_follows_is_not_seen_and_long_rows_are_refused():
     models.ClipTextConfig(depth=1)
 
 
-@pytest.fixture
-def vocabulary(tmp_path):
-  """A small `tokenizer.json` in CLIP's form: letters, some pairs, two ends."""
-  letters = [c + end for c in 'acat<>' for end in ('', '</w>')]
-  names = [*dict.fromkeys(letters), 'at</w>', 'cat</w>']
-  names += ['<|startoftext|>', '<|endoftext|>']
-  ends = {name: len(names) - 2 + i for i, name in enumerate(names[-2:])}
-  body = {
-    'version': '1.0',
-    'added_tokens': [
-      {
-        'id': number,
-        'content': name,
-        'single_word': False,
-        'lstrip': False,
-        'rstrip': False,
-        'normalized': False,
-        'special': True,
-      }
-      for name, number in ends.items()
-    ],
-    'normalizer': {'type': 'Lowercase'},
-    'pre_tokenizer': {'type': 'Whitespace'},
-    'post_processor': {
-      'type': 'RobertaProcessing',
-      'sep': ['<|endoftext|>', ends['<|endoftext|>']],
-      'cls': ['<|startoftext|>', ends['<|startoftext|>']],
-      'trim_offsets': False,
-      'add_prefix_space': False,
-    },
-    'model': {
-      'type': 'BPE',
-      'end_of_word_suffix': '</w>',
-      'vocab': {name: i for i, name in enumerate(names)},
-      'merges': [['a', 't</w>'], ['c', 'at</w>']],
-    },
-  }
-  path = tmp_path / 'tokenizer.json'
-  path.write_text(json.dumps(body))
-  return path, {name: i for i, name in enumerate(names)}
-
-
 @pytest.mark.parity
-def test_texts_become_codes(vocabulary):
+def test_texts_become_codes(tmp_path):
   pytest.importorskip('tokenizers')
-  path, number = vocabulary
+  path = tmp_path / 'tokenizer.json'
+  number = tiny_models.clip_vocabulary(path)
   start, end = number['<|startoftext|>'], number['<|endoftext|>']
   cat, at, a = number['cat</w>'], number['at</w>'], number['a</w>']
   codes = models.clip_codes(

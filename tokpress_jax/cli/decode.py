@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import tyro
 
-from tokpress_jax.cli import common
+from tokpress_jax.cli import common, texts
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.io import safetensors, tokens
@@ -18,7 +19,7 @@ from tokpress_jax.tokenizers import legal_length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(texts.TextFlags):
   """Decode token files to PNG images of their original sizes.
 
   Attributes:
@@ -50,20 +51,25 @@ def main(argv: Sequence[str]) -> None:
   limit = config.num_tokens
   if flags.tokens is not None:
     limit = legal_length(flags.tokens, config.boundaries)
+  texts_read = flags.for_decoder(config, len(found))
   waiting: collections.deque[tokens.Record] = collections.deque()
 
-  def rows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for record in found:
+  def rows() -> Iterator[tuple[np.ndarray, ...]]:
+    for number, record in enumerate(found):
       waiting.append(record)
-      yield from zip(
-        record.codes, np.minimum(record.lengths, limit), strict=True
-      )
+      text = () if texts_read is None else (texts_read[number],)
+      for codes, length in zip(record.codes, record.lengths, strict=True):
+        yield codes, np.minimum(length, limit), *text
 
-  decode = jax.jit(lambda model, c, n: model.decode_codes(c, length=n))
+  decode = jax.jit(
+    lambda model, codes, length, condition=None: model.decode_codes(
+      codes, length=length, condition=condition
+    )
+  )
   size = flags.batch_size
   if found.header.fit != 'tile':
     size = min(size, len(found))
-  squares = common.stream(lambda c, n: decode(model, c, n), rows(), size)
+  squares = common.stream(functools.partial(decode, model), rows(), size)
   out, names = pathlib.Path(flags.out), _Names()
   for first in squares:
     record = waiting.popleft()

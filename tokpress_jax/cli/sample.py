@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import tyro
 
-from tokpress_jax.cli import common
+from tokpress_jax.cli import common, texts
 from tokpress_jax.errors import UserError
 from tokpress_jax.generators import editing
 from tokpress_jax.io import images as images_lib
@@ -22,7 +22,7 @@ _FEW_CLASSES = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(common.SamplerFlags):
+class Flags(texts.TextFlags, common.SamplerFlags):
   """Draw images from a generator, or parts of an image.
 
   `tokpress sample var-d16 --labels 207 387 --guidance 4 --top-k 900 --top-p
@@ -33,12 +33,17 @@ class Flags(common.SamplerFlags):
   `--draw outside` does the opposite; `--labels 207` draws the box as that
   class. Scale-wise generators only.
 
+  `tokpress sample maskgen-vq-l --text "a fox in the snow" --guidance 12
+  --schedule cosine --temperature 2 --choice-temperature 2 --annealing
+  noise+softmax` draws a text.
+
   Attributes:
     model: A generator: released weights by name, a file of `tokpress convert`,
       a model directory, a work directory or a hub name.
     labels: Classes to draw, one number more than the last for no class; by
       default all, eight of more than twenty, and no class for an --image.
-    per_class: Images of each.
+    per_class: Images of each class or text.
+    score: How beautiful the images of a --text are to be, 0 to 10.
     smooth: Go on from soft mixtures of codes (VAR's "more smooth").
     tokens: Tokens per image; all by default.
     image: An image to edit.
@@ -58,6 +63,7 @@ class Flags(common.SamplerFlags):
   model: tyro.conf.Positional[str]
   labels: tuple[int, ...] = ()
   per_class: int = 8
+  score: float = 6.5
   smooth: bool = False
   tokens: int | None = None
   image: str | None = None
@@ -102,10 +108,16 @@ def main(argv: Sequence[str]) -> None:
       f'{flags.model} has no tokenizer, so that it draws codes and no images.'
     )
   config = model.module.config
-  wanted = _classes(flags, config.num_classes)
-  labels = np.repeat(np.array(wanted, np.int32), flags.per_class)
-  config.check_condition(labels)
   config.check_sampler(sampler)
+  if config.reads_text and flags.labels:
+    raise UserError(f'{flags.model} draws texts, not --labels: give --text.')
+  text = flags.for_generator(config, score=flags.score)
+  wanted = _classes(flags, config.num_classes)
+  if text is not None:
+    wanted = tuple(range(text.batch))
+  labels = np.repeat(np.array(wanted, np.int32), flags.per_class)
+  if text is None:
+    config.check_condition(labels)
   tokens = config.num_tokens if flags.tokens is None else flags.tokens
   tokens = legal_length(tokens, config.boundaries)
   show: tuple[int, ...] = ()
@@ -125,7 +137,9 @@ def main(argv: Sequence[str]) -> None:
       forced = put(np.repeat(edit.forced, len(labels), axis=0))
     out = generators.sample(
       model,
-      put(labels),
+      put(labels)
+      if text is None
+      else jax.tree.map(lambda x: put(np.asarray(x)[labels]), text),
       rng=jax.random.fold_in(key, numbers[0]),
       sampler=sampler,
       num_tokens=tokens,
@@ -136,20 +150,23 @@ def main(argv: Sequence[str]) -> None:
       if label not in strips:
         stages = jax.device_get([stage[row] for stage in out.previews])
         strips[label] = [images_lib.to_uint8(stage) for stage in stages]
-    return out.codes, out.images
+    tokens_of = 'codes' if out.embeddings is None else 'embeddings'
+    return {tokens_of: getattr(out, tokens_of), 'images': out.images}
 
   print(f'Drawing {len(labels)} images; the first batch is compiled before.')
-  codes, pixels = common.in_batches(
+  drawn = common.in_batches(
     draw,
     [labels, np.arange(len(labels))],
     flags.batch_size,
     multiple=ways,
   )
   arrays = {
-    'codes': codes,
+    **drawn,
     'labels': labels,
-    'images': images_lib.to_uint8(pixels),
+    'images': images_lib.to_uint8(drawn['images']),
   }
+  if text is not None:
+    arrays['texts'] = np.array(flags.text)
   _write(flags, arrays, wanted, config, edit, strips)
 
 
@@ -247,7 +264,12 @@ def _write(
 
   pixels, labels = arrays['images'], arrays['labels']
   cell = flags.cell or min(max(pixels.shape[1], 64), 256)
-  name = lambda c: 'no class' if c == config.num_classes else f'class {c}'
+
+  def name(c: int) -> str:
+    if flags.text:
+      return flags.text[c]
+    return 'no class' if c == config.num_classes else f'class {c}'
+
   if edit is None:
     names = [name(c) for c in range(max(wanted) + 1)]
     sheet = viz.samples_by_class(

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tokpress_jax import models
+from tokpress_jax import generators, models
 from tokpress_jax.cli import common
 from tokpress_jax.errors import UserError
 
@@ -74,3 +74,35 @@ class TextFlags:
       )
     features = self.encode(self.text).last
     return np.broadcast_to(features, (count, *features.shape[1:]))
+
+  def for_generator(self, config: Any, *, score: float) -> Any:
+    """What a generator and its tokenizer read of the texts.
+
+    Args:
+      config: the generator's.
+      score: how beautiful the images are to be.
+
+    Returns:
+      A `generators.Text` of B rows, or None if it draws classes.
+
+    Raises:
+      UserError: There is no text, or none is read.
+    """
+    if not config.reads_text:
+      if self.text:
+        raise UserError(
+          '--text is of generators that read texts (MaskGen); this one draws '
+          f'{config.num_classes} classes: give --labels.'
+        )
+      return None
+    if not self.text:
+      raise UserError('This generator draws texts: give --text "what to draw".')
+    found = self.encode((*self.text, ''))
+    return generators.text(
+      found.before_last[:-1],
+      found.pooled[:-1],
+      null_features=found.before_last[-1:],
+      null_pooled=found.pooled[-1:],
+      score=score,
+      for_decoder=found.last[:-1],
+    )
