@@ -299,11 +299,12 @@ def test_training_lowers_the_loss_and_reaches_every_parameter(kind):
 
   params, found = variables['params'], []
   state = optimizer.init(params)
-  for key in jax.random.split(jax.random.key(1), 80):
-    params, state, value, grads = step(params, state, key)
+  keys = jax.random.split(jax.random.key(1), 4)  # of masks and noise
+  for k in range(80):
+    params, state, value, grads = step(params, state, keys[k % 4])
     found.append(float(value))
-  first, last = np.mean(found[:10]), np.mean(found[-20:])
-  assert np.isfinite(found).all() and last < 0.7 * first, (first, last)
+  first, last = np.mean(found[:4]), np.mean(found[-4:])
+  assert np.isfinite(found).all() and last < 0.5 * first, (first, last)
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     assert np.isfinite(grad).all() and np.any(grad), jax.tree_util.keystr(path)
 

@@ -76,6 +76,14 @@ def test_noise_depends_on_row_and_slot_alone():
   np.testing.assert_array_equal(part[:, 0], noise[:2, 2])
 
 
+def test_normal_noise_depends_on_row_and_slot_alone():
+  key, slots = jax.random.key(3), jnp.array([[0, 2], [1, 0], [2, 1]])
+  noise = sampling.token_normal(key, slots, (4, 2))
+  assert noise.shape == (3, 2, 4, 2) and np.unique(noise).size == noise.size
+  part = sampling.token_normal(key, slots[:2, ::-1], (4, 2))
+  np.testing.assert_array_equal(part[:, ::-1], noise[:2])
+
+
 def test_guidance_schedules():
   weights = lambda **kw: np.asarray(sampling.Sampler(**kw).weights(4))
   close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6)
@@ -89,6 +97,11 @@ def test_guidance_schedules():
   close(power, 2 * (1 - np.cos(np.pi * np.arange(4) / 4)))
   power = weights(guidance=5.0, schedule='power-cosine', power=0.0)
   close(power, [4, 4, 4, 4])  # what RAR's demo calls constant
+  # MaskGen: 1 + (g - 1) (1 - cos(pi (k + 1) / S)) / 2; g - 1 times a share.
+  close(weights(guidance=12.0, schedule='cosine')[[1, 3]], [6.5, 12])
+  shares = sampling.Sampler(guidance=3.0, schedule='revealed')
+  close(shares.weights(2), [1, 2])
+  close(shares.weights(2, done=np.array([0.25, 0.75])), [0.5, 1.5])
   assert sampling.Sampler().weights(4) is None
   c, u = jnp.array([2.0]), jnp.array([1.0])
   assert sampling.guide(c, u, 0.5).item() == 2.5

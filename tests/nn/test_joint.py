@@ -29,7 +29,7 @@ def test_the_order_of_a_text_does_not_matter_but_the_text_does():
   run = jax.jit(lambda text: stack.apply(variables, x, text, cond=cond))
   want = run(text)
   np.testing.assert_allclose(run(text[:, ::-1]), want, atol=1e-5)
-  assert np.abs(run(text + 0.1) - want).max() > 1e-3
+  assert np.abs(run(text[::-1]) - want).max() > 1e-3
 
 
 def test_layers_apart_or_recomputed_or_modulated_before_give_the_same():
@@ -47,7 +47,7 @@ def test_layers_apart_or_recomputed_or_modulated_before_give_the_same():
 
 
 def test_one_layer_only_reads_and_branches_drop():
-  block = dataclasses.replace(CONFIG.block, drop_path=0.5)
+  block = dataclasses.replace(CONFIG.block, dropout=0.5)
   config = dataclasses.replace(CONFIG, depth=1, block=block)
   stack, variables, x, text, cond = made(config)
   assert set(variables['params']) == {'last'}
