@@ -4,7 +4,11 @@
 
 The row of tokens learns to predict the codes of the VQGAN of
 `configs/maskgit_vqgan_photos.py`, which is trained first. Then:
-`configs/titok_photos_decoder.py`. Hardware: 2 CPU cores.
+`configs/titok_photos_decoder.py`. Hardware: 2 CPU cores, 18 minutes beside much
+other work. Of held-out crops 10.2% of the 128 codes are right (3.54 nats a
+patch; a guess has 4.85), of training crops 19%; painted from these logits, PSNR
+is 17.5 dB. Of the row's own 256 codes 71% are in use in a batch of 512 tokens
+(perplexity 146).
 """
 
 from tokpress_jax.config import Config

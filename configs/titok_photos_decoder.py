@@ -3,7 +3,11 @@
   tokpress train configs/titok_photos_decoder.py --workdir runs/titok_decoder
 
 From the last checkpoint of `configs/titok_photos_codes.py`. Encoder and
-codebook stay, so that an image keeps its codes. Hardware: 2 CPU cores.
+codebook stay, so that an image keeps its codes. Hardware: 2 CPU cores, 5
+minutes beside other work. PSNR of held-out crops: 17.5 dB before, 17.9 after
+200 steps of squared error, 18.0 after 200 more against a discriminator. With
+the recipe's weight of it, 0.01, these 200 take PSNR down to 17.1: there a
+perceptual loss stands beside it.
 """
 
 import dataclasses
@@ -29,7 +33,7 @@ def get_config() -> Config:
       loss_weight=0.25,
       lengths='none',
       adversary=AdversaryConfig(
-        weight=0.01,
+        weight=0.001,
         scaling='fixed',
         start=200,
         lecam=0.001,
