@@ -2,9 +2,9 @@
 
   tokpress train configs/maskgit_vqgan_photos.py --workdir runs/vqgan_photos
 
-Its codes are what `configs/titok_photos_codes.py` learns to predict. Hardware:
-2 CPU cores, 11 minutes beside other work. PSNR of held-out crops: 20.7 dB with
-448 bits; 127 of 128 codes in use (perplexity 110).
+Its codes are what `configs/titok_photos_codes.py` learns to predict.
+Hardware: 2 CPU cores, 11 minutes beside other work. PSNR of held-out
+crops: 20.7 dB with 448 bits; 127 of 128 codes in use (perplexity 110).
 """
 
 from tokpress_jax.config import Config
