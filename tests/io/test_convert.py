@@ -4,6 +4,7 @@ import sys
 import types
 
 import jax
+import maskgen_case
 import numpy as np
 import pytest
 import rar_case
@@ -289,6 +290,25 @@ def test_a_rar_is_converted_and_samples_with_maskgits_vqgan(tmp_path, capsys):
   other = '--out', tmp_path / 'refused.safetensors'
   assert run('convert', 'rar-b', source, *other) == 2
   assert 'of another shape' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('kind', ['vq', 'kl'])
+def test_a_maskgen_is_converted_and_its_card_speaks_of_texts(
+  kind, tmp_path, capsys
+):
+  with np.load(maskgen_case.GOLDEN / 'maskgen.npz') as arrays:
+    shapes = unpack(arrays[f'{kind}_shapes'])
+  source, out = tmp_path / 'small.safetensors', tmp_path / 'maskgen.safetensors'
+  safetensors.save(source, redraw(shapes, rules=maskgen_case.RULES))
+  assert run('convert', f'maskgen-{kind}', source, '--out', out) == 0
+  name = 'tatitok-bl128-vq' if kind == 'vq' else 'tatitok-bl32-vae'
+  assert f'Its tokenizer is {name}' in capsys.readouterr().out
+  model = convert.convert(source, f'maskgen-{kind}')
+  head = 'categorical' if kind == 'vq' else 'diffusion'
+  assert model.module.config.head == head
+  export.export(model.module, model.variables, tmp_path / 'exported')
+  card = (tmp_path / 'exported' / 'README.md').read_text()
+  assert 'tp.generators.text(' in card
 
 
 def test_a_layout_is_an_option_of_titok_alone(here, tmp_path, capsys):
