@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tokpress_jax import nn
+from tokpress_jax.nn import attention as attention_lib
 
 B, A, T, S, E = 2, 3, 4, 5, 6
 RNG = np.random.default_rng(0)
@@ -33,6 +34,16 @@ def oracle(q, k, v, mask=None, bias=None, scale=None):
   return out
 
 
+@pytest.fixture(params=['whole', 'parts'])
+def way(request, monkeypatch):
+  """All heads at once, or two at a time as where logits exceed the cache."""
+  if request.param == 'parts':
+    monkeypatch.setattr(attention_lib, '_CACHE', 2 * 4 * T * S)
+    monkeypatch.setattr(jax, 'device_count', lambda: 1)
+    assert attention_lib._parts((B, A, T, E), S) == 3
+  return request.param
+
+
 @pytest.mark.parametrize(
   'options',
   [
@@ -47,12 +58,25 @@ def oracle(q, k, v, mask=None, bias=None, scale=None):
   ],
   ids=lambda o: '-'.join(f'{k}{np.shape(v)}' for k, v in o.items()) or 'plain',
 )
-def test_attention_equals_oracle(options):
+def test_attention_equals_oracle(options, way):
+  del way
   got = nn.dot_product_attention(Q, K, V, **options)
   np.testing.assert_allclose(got, oracle(Q, K, V, **options), atol=1e-5)
 
 
-def test_queries_that_see_nothing_give_zero_and_finite_gradients():
+def test_parts_are_few_and_divide_the_heads(monkeypatch):
+  count = lambda heads: attention_lib._parts((1, heads, 512, 64), 512)
+  assert count(12) == 1  # With several devices a batch may be spread.
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  # Two heads of 512 x 512 float32 logits fit into 2 MiB.
+  assert [count(n) for n in (1, 2, 3, 6, 7, 16)] == [1, 1, 3, 3, 7, 8]
+  assert attention_lib._parts((1, 4, 4096, 64), 4096) == 4
+  assert attention_lib._parts((8, 16, 1, 64), 680) == 1
+
+
+def test_queries_that_see_nothing_give_zero_and_finite_gradients(way):
+  del way
+
   def loss(q, k, v):
     out = nn.dot_product_attention(q, k, v, mask=SOME_EMPTY)
     return jnp.sum(jnp.square(out)), out

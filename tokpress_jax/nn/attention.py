@@ -10,6 +10,7 @@ batched matmuls, about three times faster on a CPU than `[B, T, A, E]` einsums.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import chex
@@ -23,6 +24,8 @@ from tokpress_jax.nn import norms, products
 from tokpress_jax.nn import positions as positions_lib
 
 Array = jax.Array
+
+_CACHE = 2**21  # bytes of logits that a CPU's caches hold
 
 
 def dot_product_attention(
@@ -69,6 +72,31 @@ def dot_product_attention(
       implementation='cudnn',
     )
     return swap(out)
+  whole = functools.partial(_attend, scale=scale)
+  parts = _parts(q.shape, k.shape[2])
+  if parts == 1:
+    return whole(q, k, v, mask, bias)
+  return jax.lax.platform_dependent(
+    q,
+    k,
+    v,
+    mask,
+    bias,
+    cpu=functools.partial(attend_in_parts, scale=scale, parts=parts),
+    default=whole,
+  )
+
+
+def _attend(
+  q: Array,
+  k: Array,
+  v: Array,
+  mask: Array | None,
+  bias: Array | None,
+  *,
+  scale: float,
+) -> Array:
+  """See `dot_product_attention`; with any number of leading axes."""
   logits = jnp.matmul(
     q, jnp.swapaxes(k, -1, -2), preferred_element_type=jnp.float32
   )
@@ -83,6 +111,76 @@ def dot_product_attention(
   total = jnp.sum(weights, axis=-1, keepdims=True)
   weights = weights / jnp.where(total == 0, 1, total)
   return jnp.matmul(weights.astype(v.dtype), v)
+
+
+def _parts(shape: tuple[int, ...], keys: int) -> int:
+  """In how many parts a CPU attends, so that a part's logits stay in cache.
+
+  Over several devices the batch may be spread, and a loop over it would gather
+  it: then there is one part.
+  """
+  batch, heads, queries, _ = shape
+  rows = batch * heads
+  if jax.device_count() > 1:
+    return 1
+  fitting = max(_CACHE // (4 * queries * keys), 1)
+  return min(
+    n for n in range(1, rows + 1) if not rows % n and rows <= n * fitting
+  )
+
+
+def attend_in_parts(
+  q: Array,
+  k: Array,
+  v: Array,
+  mask: Array | None,
+  bias: Array | None,
+  *,
+  scale: float,
+  parts: int,
+) -> Array:
+  """`dot_product_attention` in a loop over a few heads at a time.
+
+  The logits of all heads at once are larger than a CPU's caches, and every pass
+  of the softmax reads them from memory: in parts of 2 MiB it takes 0.4 x the
+  time at 289 tokens and 8 images of 16 heads (2 cores).
+
+  Args:
+    q: [B, A, T, E].
+    k: [B, A, S, E].
+    v: [B, A, S, E].
+    mask: bool [B or 1, A or 1, T or 1, S], or None.
+    bias: as mask, float.
+    scale: of the logits.
+    parts: a divisor of B A.
+
+  Returns:
+    [B, A, T, E].
+  """
+  heads = q.shape[:2]
+  # What all heads share is not copied for each.
+  shared = lambda x: x is not None and x.shape[:2] == (1, 1)
+
+  def split(x: Array | None) -> Array | None:
+    """[B, A, ...] to [parts, B A / parts, ...]."""
+    if x is None or shared(x):
+      return None
+    x = jnp.broadcast_to(x, (*heads, *x.shape[2:]))
+    return x.reshape(parts, -1, *x.shape[2:])
+
+  def one(part: tuple[Any, ...]) -> Array:
+    q, k, v, own_mask, own_bias = part
+    return _attend(
+      q,
+      k,
+      v,
+      mask[0] if shared(mask) else own_mask,  # type: ignore[index]
+      bias[0] if shared(bias) else own_bias,  # type: ignore[index]
+      scale=scale,
+    )
+
+  out = jax.lax.map(one, tuple(map(split, (q, k, v, mask, bias))))
+  return out.reshape(*heads, *out.shape[2:])
 
 
 def _four_axes(x: Array | np.ndarray | None) -> Array | None:
