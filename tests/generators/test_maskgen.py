@@ -289,7 +289,9 @@ def test_training_lowers_the_loss_and_reaches_every_parameter(kind):
       deterministic=False,
       rngs={'dropout': rng},
     )
-    return config.loss(output, inputs, tokens[..., 0], smoothing=0.1)
+    codes = tokens[..., 0]
+    options = {'smoothing': 0.1, 'unmasked_weight': 0.1}
+    return config.loss(output, inputs, codes, **options)
 
   @jax.jit
   def step(params, state, key):

@@ -88,7 +88,6 @@ class MaskGenConfig(base.RowConfig):
     steps: S, unless the sampler says it.
     text_features: F.
     score_features: of the embedded score; 0 reads none.
-    unmasked_weight: in the loss of codes, of the tokens that are not masked.
     channels: C.
     scale: of vectors: what the trunk and the head see is the tokenizer's times
       this.
@@ -108,7 +107,6 @@ class MaskGenConfig(base.RowConfig):
   steps: int = 16
   text_features: int = 768
   score_features: int = 256
-  unmasked_weight: float = 0.1
   channels: int = 16
   scale: float = 0.7525
   head_width: int = 1024
@@ -263,6 +261,7 @@ class MaskGenConfig(base.RowConfig):
     codes: Array | None = None,
     *,
     smoothing: float = 0.0,
+    unmasked_weight: float = 0.0,
   ) -> Array:
     """The training loss, of what `__call__` gave.
 
@@ -271,17 +270,18 @@ class MaskGenConfig(base.RowConfig):
       inputs: of `train_inputs`.
       codes: int32 [B, N], the true ones; not read by a diffusion head.
       smoothing: of the labels (0.1 in the official recipe).
+      unmasked_weight: of tokens that are not masked; of codes only (0.1 in the
+        official recipe).
 
     Returns:
-      float32 []. Of codes: the cross entropy of all tokens, those not masked
-      weighed by `unmasked_weight`. Of vectors: `diffusion.losses` of the masked
-      ones.
+      float32 []. Of codes: the mean cross entropy. Of vectors:
+      `diffusion.losses` of the masked ones.
     """
     masked = self.counted(inputs)
     if self.head == 'categorical':
       if codes is None:
         raise ValueError('the loss of logits needs the true codes')
-      weight = jnp.where(masked, 1.0, self.unmasked_weight)
+      weight = jnp.where(masked, 1.0, unmasked_weight)
       return losses.cross_entropy(
         output, codes, mask=weight, smoothing=smoothing
       )
