@@ -22,7 +22,7 @@ from tokpress_jax import (
   tokenizers,
   types,
 )
-from tokpress_jax.generators import base, maskgen_keys, sampling
+from tokpress_jax.generators import drawing, maskgen_keys, sampling
 
 VOCAB, CLASSES, SCALES = 11, 3, (1, 2, 3)
 SMALL = {
@@ -428,7 +428,7 @@ def test_cached_sampling_equals_uncached_recomputation(name):
 def test_sampling_is_fixed_by_its_key_and_one_compilation(name):
   _, labels, *_ = batch(name)
   first = sample(name, labels)
-  compilations = base._sample._cache_size()
+  compilations = drawing._sample._cache_size()
   again = sample(name, labels)
   other = sample(
     name,
@@ -436,7 +436,7 @@ def test_sampling_is_fixed_by_its_key_and_one_compilation(name):
     seed=1,
     sampler=ROWS[name].sampler(top_k=3).replace(guidance=4.0),
   )
-  assert base._sample._cache_size() == compilations
+  assert drawing._sample._cache_size() == compilations
   np.testing.assert_array_equal(first.images, again.images)
   if ROWS[name].vectors:
     assert first.codes is None and first.embeddings.shape == (8, 5, 2)

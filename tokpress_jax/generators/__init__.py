@@ -1,12 +1,8 @@
 """Generators: order, visibility, inputs, commit, head and sampler, composed."""
 
-from tokpress_jax.generators.base import (
-  Drawn,
-  GeneratorConfig,
-  Sampled,
-  sample,
-)
+from tokpress_jax.generators.base import Drawn, GeneratorConfig
 from tokpress_jax.generators.condition import Text, text
+from tokpress_jax.generators.drawing import Sampled, sample
 from tokpress_jax.generators.editing import Box, drawn_tokens, keep
 from tokpress_jax.generators.heads import CategoricalHead, DiffusionHead
 from tokpress_jax.generators.loops import BlockLoop, RefineLoop

@@ -44,8 +44,7 @@ from tokpress_jax.generators import (
   base,
   diffusion,
   heads,
-  loops,
-  maskgit,
+  refine,
   sampling,
 )
 from tokpress_jax.generators import inputs as inputs_lib
@@ -457,7 +456,7 @@ class MaskGen(linen.Module):
     num_tokens: int | None = None,
     forced: Array | None = None,
   ) -> base.Drawn:
-    """Draws tokens; see `base.sample`.
+    """Draws tokens; see `drawing.sample`.
 
     Args:
       condition: of B rows.
@@ -484,7 +483,7 @@ class MaskGen(linen.Module):
     cond = read[1]
     mod = self.stack.modulation(cond), self.norm.modulation(cond[:, None])
     if c.head == 'categorical':
-      codes = maskgit.refine(
+      codes = refine.refine_codes(
         lambda seen: self.logits(self.trunk(seen, read, mod=mod)),
         rng=rng,
         sampler=sampler,
@@ -499,78 +498,16 @@ class MaskGen(linen.Module):
         'forced codes: this generator draws vectors, there are no codes to '
         'keep; leave out forced'
       )
-    vectors = self._refine_vectors(
+    vectors = refine.refine_vectors(
       lambda seen, known: self.trunk(seen, read, known, mod=mod),
+      self.head,
       rng=rng,
       sampler=sampler,
       counts=orders.reveal_counts(length, steps, 'cosine'),
       batch=batch,
+      diffusion_steps=c.diffusion_steps,
     )
     return base.Drawn(codes=None, embeddings=vectors / c.scale)
-
-  def _refine_vectors(
-    self,
-    see: Any,
-    *,
-    rng: Array,
-    sampler: sampling.Sampler,
-    counts: tuple[int, ...],
-    batch: int,
-  ) -> Array:
-    """Draws a masked row of vectors in a random order: [B, n, C].
-
-    The head runs on the tokens of a step alone: of a static number of slots,
-    the most that any step reveals; what it draws beyond the step's own is not
-    kept.
-    """
-    c = self.config
-    length, most = sum(counts), max(counts)
-    schedule = diffusion.cosine_schedule(c.diffusion_steps)
-    left = np.maximum(length - np.cumsum(counts), 1)
-    guidance = sampler.weights(len(counts), done=1 - left / length)
-    order_rng, noise_rng = jax.random.split(rng)
-    slots = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
-    scores = sampling.token_normal(order_rng, slots, ())
-    order = orders.by_score(scores, counts)
-    places = jnp.pad(jnp.asarray(order.permutation), ((0, 0), (0, most)))
-    starts = jnp.asarray(order.starts)
-    times = self.head.embed_time(schedule.timesteps)  # [T, W]
-
-    def step_of(values: Array, known: Array, step: loops.Step) -> Any:
-      seen = values if guidance is None else jnp.concatenate([values, values])
-      seen_known = known if guidance is None else jnp.tile(known, (2, 1))
-      z = see(seen, seen_known)
-      here = jax.lax.dynamic_slice_in_dim(
-        places, starts[step.index], most, axis=1
-      )
-      index = here if guidance is None else jnp.tile(here, (2, 1))
-      z = jnp.take_along_axis(z, index[..., None], axis=1)
-      cond = self.head.embed_features(z)
-
-      def predict(x: Array, k: Array) -> Array:
-        both = x if guidance is None else jnp.concatenate([x, x])
-        output = self.head.denoise(both, cond + times[k][None, None])
-        if guidance is None:
-          return output
-        own, none = jnp.split(output, 2)
-        return diffusion.guide(own, none, guidance[step.index])
-
-      noise = sampling.token_normal(
-        noise_rng, here, (schedule.steps, c.channels)
-      )  # [B, most, T, C]
-      drawn = diffusion.sample(
-        schedule,
-        predict,
-        jnp.moveaxis(noise, 2, 0),
-        temperature=sampler.temperature,
-      )
-      rows = jnp.arange(batch)[:, None]
-      return values.at[rows, here].set(drawn), -order.rank
-
-    values = jnp.zeros((batch, length, c.channels), jnp.float32)
-    none = jnp.zeros((batch, length), bool)
-    values, _ = loops.RefineLoop(counts=counts)(step_of, values, known=none)
-    return values
 
 
 def score_codes(score: Array, width: int) -> Array:

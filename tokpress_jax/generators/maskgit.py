@@ -22,7 +22,6 @@ features, V codes, K classes, S steps.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as linen
@@ -30,12 +29,11 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import errors, nn
-from tokpress_jax.generators import base, condition, loops, sampling
+from tokpress_jax.generators import base, condition, refine, sampling
 from tokpress_jax.generators import order as orders
 from tokpress_jax.nn import products
 
 Array = jax.Array
-Confidence = Literal['logit', 'log_probability']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,7 @@ class MaskGITConfig(base.RowConfig):
   network: Literal['bert', 'uvit'] = 'bert'
   schedule: orders.MaskSchedule = 'arccos'
   steps: int = 8
-  confidence: Confidence = 'logit'
+  confidence: refine.Confidence = 'logit'
   norm_eps: float = 1e-12
 
   def __post_init__(self):
@@ -191,7 +189,7 @@ class MaskGIT(linen.Module):
     num_tokens: int | None = None,
     forced: Array | None = None,
   ) -> base.Drawn:
-    """Draws codes; see `base.sample`.
+    """Draws codes; see `drawing.sample`.
 
     Args:
       labels: int [B].
@@ -210,7 +208,7 @@ class MaskGIT(linen.Module):
     steps = min(sampler.steps or c.steps, length)
     guided = sampler.guidance is not None
     both = condition.with_null(labels, c.num_classes) if guided else labels
-    codes = refine(
+    codes = refine.refine_codes(
       lambda seen: self(seen, both),
       rng=rng,
       sampler=sampler,
@@ -221,61 +219,3 @@ class MaskGIT(linen.Module):
       forced=forced,
     )
     return base.Drawn(codes=codes)
-
-
-def refine(
-  predict: Callable[[Array], Array],
-  *,
-  rng: Array,
-  sampler: sampling.Sampler,
-  codebook_size: int,
-  counts: tuple[int, ...],
-  batch: int,
-  confidence: Confidence = 'logit',
-  forced: Array | None = None,
-) -> Array:
-  """Draws a masked row of codes, the surest first.
-
-  Args:
-    predict: codes [B, n], V where masked, to logits [B, n, V]; under guidance
-      they are twice as many rows, the second half of which is unconditional.
-    rng: a typed key.
-    sampler: how codes are drawn.
-    codebook_size: V.
-    counts: codes revealed at each step; see `order.reveal_counts`.
-    batch: B.
-    confidence: see `MaskGITConfig`.
-    forced: int32 [B, N] codes to keep, -1 where one is to be drawn.
-
-  Returns:
-    int32 [B, n].
-  """
-  length, guidance = sum(counts), sampler.weights(len(counts))
-  known = jnp.zeros((batch, length), bool)
-  codes = jnp.full((batch, length), codebook_size, jnp.int32)
-  if forced is not None:
-    known = forced[:, :length] >= 0
-    codes = jnp.where(known, forced[:, :length], codes)
-
-  def step_of(codes, known, step):
-    left = 1 - step.ratio
-    seen = jnp.where(known, codes, codebook_size)
-    if guidance is None:
-      logits = predict(seen)
-    else:
-      both = predict(jnp.concatenate([seen, seen]))
-      logits = sampling.guide_halves(both, guidance[step.index])
-    logits = logits / sampler.softmax_temperature(left)
-    draw = jax.random.fold_in(rng, step.index)
-    noise = sampling.token_gumbel(
-      draw, batch, jnp.arange(length), codebook_size + 1
-    )
-    # The last of each slot's draws is for the choice among the slots.
-    drawn = sampler.draw(logits, sampler.noise_scale(left) * noise[..., :-1])
-    if confidence == 'log_probability':
-      logits = jax.nn.log_softmax(logits, axis=-1)
-    sure = jnp.take_along_axis(logits, drawn[..., None], axis=-1)[..., 0]
-    return drawn, sure + sampler.choice_temperature * left * noise[..., -1]
-
-  codes, _ = loops.RefineLoop(counts=counts)(step_of, codes, known=known)
-  return codes

@@ -156,7 +156,7 @@ class NextTokenGenerator(linen.Module):
     num_tokens: int | None = None,
     forced: Array | None = None,
   ) -> base.Drawn:
-    """Draws codes; see `base.sample`.
+    """Draws codes; see `drawing.sample`.
 
     Args:
       labels: int [B].
@@ -175,6 +175,8 @@ class NextTokenGenerator(linen.Module):
     guidance = sampler.weights(steps)
     if guidance is not None:
       labels = condition.with_null(labels, c.num_classes)
+    options: dict[str, Any] = {'rng': rng, 'sampler': sampler}
+    options |= {'guidance': guidance, 'forced': forced}
     cache = self.stack.empty_cache(labels.shape[0], steps)
     start = self.class_embed(labels)[:, None]
 
@@ -182,14 +184,7 @@ class NextTokenGenerator(linen.Module):
       i = block.index
       seen = (jnp.arange(steps) <= i)[None, None, None]
       x, cache = self._run(x, i[None], mask=seen, cache=cache, start=i)
-      logits = self.head(x)
-      if guidance is not None:
-        logits = sampling.guide_halves(logits, guidance[i])
-      noise = sampling.token_gumbel(
-        rng, logits.shape[0], i[None], c.codebook_size
-      )
-      codes = sampler.draw(logits, noise)
-      codes = base.forced_codes(forced, codes, i)
+      codes = base.draw_slot(self.head(x), i, **options)
       x = self.token_embed(codes)
       x = x if guidance is None else jnp.concatenate([x, x])
       return x, cache, codes

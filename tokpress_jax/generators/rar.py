@@ -219,7 +219,7 @@ class RAR(linen.Module):
     num_tokens: int | None = None,
     forced: Array | None = None,
   ) -> base.Drawn:
-    """Draws codes in raster order; see `base.sample`.
+    """Draws codes in raster order; see `drawing.sample`.
 
     Args:
       labels: int [B].
@@ -238,6 +238,8 @@ class RAR(linen.Module):
     guidance = sampler.weights(steps)
     if guidance is not None:
       labels = condition.with_null(labels, c.num_classes)
+    options: dict[str, Any] = {'rng': rng, 'sampler': sampler}
+    options |= {'guidance': guidance, 'forced': forced}
     label = self.class_embed(labels)[:, None]
     cache = self.stack.empty_cache(labels.shape[0], 1 + steps)
     _, cache = self.stack(
@@ -258,13 +260,7 @@ class RAR(linen.Module):
         cache=cache,
         start=slot,
       )
-      logits = self.head(x, cond)
-      if guidance is not None:
-        logits = sampling.guide_halves(logits, guidance[i])
-      noise = sampling.token_gumbel(
-        rng, logits.shape[0], i[None], c.codebook_size
-      )
-      codes = base.forced_codes(forced, sampler.draw(logits, noise), i)
+      codes = base.draw_slot(self.head(x, cond), i, **options)
       x = self._tokens(codes, i[None, None])
       x = x if guidance is None else jnp.concatenate([x, x])
       return x, cache, codes

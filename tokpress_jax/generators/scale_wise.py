@@ -289,7 +289,7 @@ class ScaleWiseGenerator(linen.Module):
     num_tokens: int | None = None,
     forced: Array | None = None,
   ) -> base.Drawn:
-    """Draws the codes of the first scales; see `base.sample`.
+    """Draws the codes of the first scales; see `drawing.sample`.
 
     Args:
       labels: int [B].

@@ -24,7 +24,7 @@ import numpy as np
 from flax import struct
 
 from tokpress_jax import errors, types
-from tokpress_jax.generators import base, sampling
+from tokpress_jax.generators import drawing, sampling
 
 Array = jax.Array
 # (images [M, H, W, C] in [-1, 1], labels int [M]) -> [M], more is better.
@@ -74,7 +74,7 @@ def generator_prior(
     codes: Array, labels: Array, *, start: int, end: int, rng: Array
   ) -> Array:
     given = jnp.where(jnp.arange(tokens)[None] < start, codes, -1)
-    drawn = base.sample(
+    drawn = drawing.sample(
       generator,
       labels,
       rng=rng,

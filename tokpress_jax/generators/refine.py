@@ -1,0 +1,156 @@
+"""Drawing a masked row in a few steps: codes, or vectors.
+
+Dimension letters: B batch, N tokens, n of them that are drawn, V codes, C
+channels of a vector, D features that a head reads, T steps of the diffusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokpress_jax.generators import diffusion, heads, loops, sampling
+from tokpress_jax.generators import order as orders
+
+Array = jax.Array
+Confidence = Literal['logit', 'log_probability']
+
+
+def refine_codes(
+  predict: Callable[[Array], Array],
+  *,
+  rng: Array,
+  sampler: sampling.Sampler,
+  codebook_size: int,
+  counts: tuple[int, ...],
+  batch: int,
+  confidence: Confidence = 'logit',
+  forced: Array | None = None,
+) -> Array:
+  """Draws a masked row of codes, the surest first.
+
+  Args:
+    predict: codes [B, n], V where masked, to logits [B, n, V]; under guidance
+      they are twice as many rows, the second half of which is unconditional.
+    rng: a typed key.
+    sampler: how codes are drawn.
+    codebook_size: V.
+    counts: codes revealed at each step; see `order.reveal_counts`.
+    batch: B.
+    confidence: see `MaskGITConfig`.
+    forced: int32 [B, N] codes to keep, -1 where one is to be drawn.
+
+  Returns:
+    int32 [B, n].
+  """
+  length, guidance = sum(counts), sampler.weights(len(counts))
+  known = jnp.zeros((batch, length), bool)
+  codes = jnp.full((batch, length), codebook_size, jnp.int32)
+  if forced is not None:
+    known = forced[:, :length] >= 0
+    codes = jnp.where(known, forced[:, :length], codes)
+
+  def step_of(codes, known, step):
+    left = 1 - step.ratio
+    seen = jnp.where(known, codes, codebook_size)
+    if guidance is None:
+      logits = predict(seen)
+    else:
+      both = predict(jnp.concatenate([seen, seen]))
+      logits = sampling.guide_halves(both, guidance[step.index])
+    logits = logits / sampler.softmax_temperature(left)
+    draw = jax.random.fold_in(rng, step.index)
+    noise = sampling.token_gumbel(
+      draw, batch, jnp.arange(length), codebook_size + 1
+    )
+    # The last of each slot's draws is for the choice among the slots.
+    drawn = sampler.draw(logits, sampler.noise_scale(left) * noise[..., :-1])
+    if confidence == 'log_probability':
+      logits = jax.nn.log_softmax(logits, axis=-1)
+    sure = jnp.take_along_axis(logits, drawn[..., None], axis=-1)[..., 0]
+    return drawn, sure + sampler.choice_temperature * left * noise[..., -1]
+
+  codes, _ = loops.RefineLoop(counts=counts)(step_of, codes, known=known)
+  return codes
+
+
+def refine_vectors(
+  see: Callable[[Array, Array], Array],
+  head: heads.DiffusionHead,
+  *,
+  rng: Array,
+  sampler: sampling.Sampler,
+  counts: tuple[int, ...],
+  batch: int,
+  diffusion_steps: int = 100,
+) -> Array:
+  """Draws a masked row of vectors in a random order (MAR, MaskGen).
+
+  The head runs on the tokens of a step alone: of a static number of slots, the
+  most that any step reveals; what it draws beyond the step's own is not kept.
+
+  Args:
+    see: vectors [B, n, C] and which are known, bool [B, n], to what the head
+      reads, [B, n, D]; under guidance they are twice as many rows, the second
+      half of which is unconditional.
+    head: the diffusion head, bound.
+    rng: a typed key.
+    sampler: its guidance, and the temperature of the head's noise.
+    counts: vectors revealed at each step; see `order.reveal_counts`.
+    batch: B.
+    diffusion_steps: of the head.
+
+  Returns:
+    float32 [B, n, C].
+  """
+  length, most = sum(counts), max(counts)
+  schedule = diffusion.cosine_schedule(diffusion_steps)
+  left = np.maximum(length - np.cumsum(counts), 1)
+  guidance = sampler.weights(len(counts), done=1 - left / length)
+  order_rng, noise_rng = jax.random.split(rng)
+  slots = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
+  scores = sampling.token_normal(order_rng, slots, ())
+  order = orders.by_score(scores, counts)
+  places = jnp.pad(jnp.asarray(order.permutation), ((0, 0), (0, most)))
+  starts = jnp.asarray(order.starts)
+  times = head.embed_time(schedule.timesteps)  # [T, W]
+
+  def step_of(values: Array, known: Array, step: loops.Step) -> Any:
+    seen = values if guidance is None else jnp.concatenate([values, values])
+    seen_known = known if guidance is None else jnp.tile(known, (2, 1))
+    z = see(seen, seen_known)
+    here = jax.lax.dynamic_slice_in_dim(
+      places, starts[step.index], most, axis=1
+    )
+    index = here if guidance is None else jnp.tile(here, (2, 1))
+    z = jnp.take_along_axis(z, index[..., None], axis=1)
+    cond = head.embed_features(z)
+
+    def predict(x: Array, k: Array) -> Array:
+      both = x if guidance is None else jnp.concatenate([x, x])
+      output = head.denoise(both, cond + times[k][None, None])
+      if guidance is None:
+        return output
+      own, none = jnp.split(output, 2)
+      return diffusion.guide(own, none, guidance[step.index])
+
+    noise = sampling.token_normal(
+      noise_rng, here, (schedule.steps, head.channels)
+    )  # [B, most, T, C]
+    drawn = diffusion.sample(
+      schedule,
+      predict,
+      jnp.moveaxis(noise, 2, 0),
+      temperature=sampler.temperature,
+    )
+    rows = jnp.arange(batch)[:, None]
+    return values.at[rows, here].set(drawn), -order.rank
+
+  values = jnp.zeros((batch, length, head.channels), jnp.float32)
+  none = jnp.zeros((batch, length), bool)
+  values, _ = loops.RefineLoop(counts=counts)(step_of, values, known=none)
+  return values
