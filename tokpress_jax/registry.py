@@ -177,7 +177,7 @@ _ENTRIES = {
       evidence='official',
       licence='Apache-2.0',
     ),
-    _row('tokenizer_task', 'task', 'train.tasks.tokenize:TokenizerTask'),
+    _row('tokenizer_task', 'task', 'train.tasks.reconstruct:TokenizerTask'),
     _row(
       'proxy_task',
       'task',

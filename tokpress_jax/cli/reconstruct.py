@@ -50,7 +50,7 @@ class Flags(texts.TextFlags):
 def main(argv: Sequence[str]) -> None:
   """Writes the picture and prints the quality at each number of tokens."""
   from tokpress_jax import metrics, viz
-  from tokpress_jax.train.tasks.tokenizing import shown_lengths
+  from tokpress_jax.train.tasks.tokenizer import shown_lengths
 
   flags = tyro.cli(Flags, args=list(argv), prog='tokpress reconstruct')
   model = common.load(flags.model, 'tokenizer')

@@ -70,7 +70,7 @@ def measure_generator(
   Returns:
     The result.
   """
-  from tokpress_jax.train.tasks.tokenizing import shown_lengths
+  from tokpress_jax.train.tasks.tokenizer import shown_lengths
 
   classes = images.info.num_classes
   count = -(-samples // batch_size) * batch_size

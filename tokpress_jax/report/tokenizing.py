@@ -14,7 +14,7 @@ from tokpress_jax import metrics, quantize, types
 from tokpress_jax.report import quality
 from tokpress_jax.report.images import ImageSet
 from tokpress_jax.tokenizers import PyramidConfig
-from tokpress_jax.train.tasks.tokenizing import shown_lengths
+from tokpress_jax.train.tasks.tokenizer import shown_lengths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

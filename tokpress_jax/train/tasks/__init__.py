@@ -4,7 +4,7 @@ from tokpress_jax.train.tasks.adversary import AdversaryConfig
 from tokpress_jax.train.tasks.classify import ClassifierTask
 from tokpress_jax.train.tasks.generate import GeneratorTask
 from tokpress_jax.train.tasks.proxy import ProxyTask
-from tokpress_jax.train.tasks.tokenize import TokenizerTask
+from tokpress_jax.train.tasks.reconstruct import TokenizerTask
 
 __all__ = [
   'AdversaryConfig',

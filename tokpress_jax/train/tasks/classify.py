@@ -16,7 +16,7 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.models.vit import ViTConfig, ViTOutput
 from tokpress_jax.train.task import Batch, Program, Task, Variables
-from tokpress_jax.train.tasks.tokenizing import Tokenizing, check_images
+from tokpress_jax.train.tasks.tokenizer import Tokenizing, check_images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from tokpress_jax.generators import GeneratorConfig
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.io import safetensors
 from tokpress_jax.train.task import FROZEN, Batch, Program, Task, Variables
-from tokpress_jax.train.tasks.tokenizing import (
+from tokpress_jax.train.tasks.tokenizer import (
   Tokenizing,
   check_images,
   load_tokenizer,

@@ -26,7 +26,7 @@ from tokpress_jax.io import images as images_lib
 from tokpress_jax.tokenizers import MaskGITVQGANConfig, TiTokConfig
 from tokpress_jax.tokenizers.titok import CodePrediction
 from tokpress_jax.train.task import FROZEN, Batch, Program, Variables
-from tokpress_jax.train.tasks.tokenizing import Tokenizing, load_tokenizer
+from tokpress_jax.train.tasks.tokenizer import Tokenizing, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from tokpress_jax.train.task import (
   Variables,
 )
 from tokpress_jax.train.tasks import adversary as adversary_lib
-from tokpress_jax.train.tasks.tokenizing import Tokenizing
+from tokpress_jax.train.tasks.tokenizer import Tokenizing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
