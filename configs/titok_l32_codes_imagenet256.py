@@ -7,9 +7,10 @@ Then `configs/titok_l32_decoder_imagenet256.py`. The recipe of Yu et al., "An
 Image is Worth 32 Tokens for Reconstruction and Generation", arXiv 2406.07550,
 and its code: a million steps of 256 images on the codes of MaskGIT's VQGAN
 (`maskgit-vqgan`, fetched by name). Hardware: the authors' command has 8 GPUs
-with 32 images each; `--dry-run` prints what a device needs,
-`--train.accumulate` divides it. We have not run it. Expected: `eval/accuracy`
-of proxy codes is not published; rFID after the second stage is 2.21.
+with 32 images each; `--dry-run` (once data and VQGAN are there) prints what a
+device needs, `--train.accumulate` divides it. We have not run it. Expected:
+`eval/accuracy` of proxy codes is not published; rFID after the second stage is
+2.21.
 
 The smaller models, as `--task.model.FIELD`:
 

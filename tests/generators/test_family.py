@@ -550,6 +550,8 @@ def test_bad_requests_are_refused_in_words(name):
       sample(name, jnp.array([0, 4, -1]))
     with refuse(r'labels are classes, int \[B\]; got float32 \[8\]'):
       sample(name, labels.astype(jnp.float32))
+    with refuse(r"labels are classes, int \[B\]; got \['a fox'\]"):
+      generators.sample(model, ['a fox'], rng=jax.random.key(0))
   if row.vectors:
     blind = dataclasses.replace(cond, for_decoder=None)
     with refuse(r'reads a text, \[B, 3, 4\]: give it as for_decoder'):
@@ -557,8 +559,10 @@ def test_bad_requests_are_refused_in_words(name):
   else:
     with refuse('top_k 12 is above the codebook size 11'):
       sample(name, labels, sampler=generators.Sampler(top_k=12))
-  with refuse(r'rng is a key, jax.random.key\(seed\); got int'):
+  with refuse(r'rng is a key, jax.random.key\(seed\) .*; got int'):
     generators.sample(model, cond, rng=3)
+  with refuse('sample draws from a generator; this is a '):
+    generators.sample(model.tokenizer, cond, rng=jax.random.key(0))
   with refuse('a budget of 0 tokens'):
     sample(name, labels, num_tokens=0)
   with refuse(r'forced codes must be \[B, L\]'):

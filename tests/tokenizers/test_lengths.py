@@ -74,6 +74,27 @@ def test_policies():
     Prefix(jnp.array([1, 5])).lengths(coded(3))
 
 
+def test_policies_pass_through_jit():
+  """Their arrays are traced: new ones compile nothing."""
+  lengths = lambda policy: policy.lengths(coded(2, decode=brighter))
+  run = jax.jit(lengths)
+  first = Prefix(jnp.array([2, 14])), Prefix(jnp.array([1, 99]))
+  np.testing.assert_array_equal([run(p) for p in first], [[1, 14], [1, 30]])
+  assert run._cache_size() == 1
+  np.testing.assert_array_equal(run(Fixed(tokens=5)), [5, 5])
+  for target, want in ((2.0, 5), (14.0, 14), (99.0, 30)):
+    quality = Quality(target=target, measure=first_pixel, search='scan')
+    np.testing.assert_array_equal(run(quality), [want, want])
+  assert run._cache_size() == 3
+  with pytest.raises(ValueError, match=r'whole numbers .* got float32'):
+    run(Prefix(jnp.array([1.0, 2.5])))
+
+
+def brighter(n):
+  """Images as bright as they are long."""
+  return jnp.zeros((2, 4, 4, 1)) + n[:, None, None, None]
+
+
 def table_decoder(quality, bounds):
   """Images whose first pixel says how good a length is for each row."""
   rows, index = jnp.arange(len(quality)), np.zeros(bounds[-1] + 1, int)
@@ -156,6 +177,8 @@ def test_the_shortest_prefix_that_looks_alike():
       Coded(images=images, boundaries=bounds, decode=decode)
     )
 
+  with pytest.raises(UserError, match=r'load_lpips\(path\); got str'):
+    minus_lpips('lpips.safetensors')
   want = np.array(bounds)[(table <= limit).argmax(axis=1)]
   assert len(set(want)) > 1
   np.testing.assert_array_equal(choose(weights, limit), want)

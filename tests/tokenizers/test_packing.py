@@ -38,6 +38,10 @@ def test_shortened_tokens_decode_the_same():
   size = tokenizers.bucket(encoded.length, (2, 4, 6))
   short = tokenizers.shorten(encoded, size)
   assert short.codes.shape == (3, 4, 1) and short.valid.shape == (3, 4)
+  with pytest.raises(UserError, match=r'of 4 tokens fits none .*\(2,\)'):
+    tokenizers.shorten(encoded, 2)
+  with pytest.raises(ValueError, match='decode_codes takes codes'):
+    module.apply(variables, encoded.codes, method='decode')
   decode = lambda x: module.apply(variables, x, method='decode')
   np.testing.assert_allclose(decode(short), decode(encoded), atol=1e-5)
 
@@ -87,6 +91,12 @@ def test_packed_attention_equals_that_of_each_image():
     if n:
       alone = attend(jnp.asarray(TOKENS[image : image + 1, :n]), None)[0]
       np.testing.assert_allclose(got[image, :n], alone, atol=1e-6)
+
+
+def test_rows_are_not_packed_inside_a_program():
+  pack = lambda x, n: tokenizers.pack(x, n, capacity=8)
+  with pytest.raises(UserError, match='call bucket and pack outside jit'):
+    jax.jit(pack)(TOKENS, LENGTH)
 
 
 def test_an_image_longer_than_a_row_is_refused():

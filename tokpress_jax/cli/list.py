@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
       licence = released.KINDS[row.kind].licence
       where = f'{row.file} of huggingface.co/{row.repository}'
       size = f'{row.parameters / 1e6:.0f}M'
-      print(f'  {row.name:20} {row.kind:13} {size:>6} {licence}; {where}')
+      print(f'  {row.name:24} {row.kind:13} {size:>6} {licence}; {where}')
   if flags.what in ('all', 'datasets'):
     from tokpress_jax import data
 

@@ -25,7 +25,8 @@ class Flags(texts.TextFlags):
   """Show images as a tokenizer gives them back, from ever more tokens.
 
   Attributes:
-    model: A tokenizer: model directory, work directory or hub name.
+    model: A tokenizer: released weights by name, a file of `tokpress convert`,
+      a model directory, a work directory or a hub name.
     images: Image files, and folders of them.
     out: The picture: a row for each number of tokens, then the originals.
     tokens: The numbers of tokens; by default 1, 2, 4, ... and all.

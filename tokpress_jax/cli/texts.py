@@ -20,7 +20,7 @@ class TextFlags:
   """What a model that reads texts is told.
 
   Attributes:
-    text: Of models that read texts (TA-TiTok, MaskGen).
+    text: Texts, of models that read them: TA-TiTok's decoder, MaskGen.
     text_encoder: What encodes them: released weights by name, or a file of
       `tokpress convert clip-text`.
     vocabulary: Its tokenizer.json; downloaded by default.

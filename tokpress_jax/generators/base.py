@@ -80,9 +80,11 @@ class GeneratorConfig:
     for name in ('codebook_size', 'boundaries'):
       ours, theirs = getattr(self, name), getattr(tokenizer, name)
       if ours != theirs:
+        what = 'lengths' if name == 'boundaries' else name
         raise errors.UserError(
-          f'the generator has {name} {ours}, its tokenizer {theirs}; train '
-          'them together, or load the tokenizer this generator was trained on'
+          f'the generator has {what} {ours}, its tokenizer {theirs}; load the '
+          'tokenizer this generator was trained on, or take a config that fits '
+          'it: config.fit_to(tokenizer.module.config)'
         )
 
   def check_condition(self, condition: Any) -> Any:
@@ -102,7 +104,12 @@ class GeneratorConfig:
         f'this generator ({type(self).__name__}) draws classes: give labels, '
         'int [B], not a text'
       )
-    labels = jnp.asarray(condition)
+    try:
+      labels = jnp.asarray(condition)
+    except TypeError:
+      raise errors.UserError(
+        f'labels are classes, int [B]; got {condition!r}'
+      ) from None
     if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
       raise errors.UserError(
         f'labels are classes, int [B]; got {labels.dtype} {list(labels.shape)}'

@@ -142,8 +142,14 @@ def text(
     )
   batch, _, size = features.shape
   rows = lambda x: wide(x).reshape(-1, x.shape[-1]) if x.ndim > 1 else x
+  pooled = rows(pooled)
+  if pooled.shape != (batch, size):
+    raise errors.UserError(
+      f'pooled of {batch} texts with features {list(features.shape)} is '
+      f'{[batch, size]}, got {list(pooled.shape)}'
+    )
   given = {
-    'pooled': (rows(pooled), (batch, size)),
+    'pooled': (pooled, (batch, size)),
     'null_features': (wide(null_features), features.shape),
     'null_pooled': (rows(wide(null_pooled)), (batch, size)),
     'score': (wide(score), (batch,)),

@@ -18,7 +18,7 @@ from flax import struct
 
 from tokpress_jax import errors, types
 from tokpress_jax.generators import sampling
-from tokpress_jax.generators.base import Drawn
+from tokpress_jax.generators.base import Drawn, GeneratorConfig
 from tokpress_jax.tokenizers import lengths as lengths_lib
 
 Array = jax.Array
@@ -85,12 +85,17 @@ def sample(
       length, forced codes of another shape, a tokenizer that does not fit.
   """
   config = generator.module.config
+  if not isinstance(config, GeneratorConfig):
+    raise errors.UserError(
+      f'sample draws from a generator; this is a {type(config).__name__}'
+    )
   condition = config.check_condition(condition)
   batch = jax.tree.leaves(condition)[0].shape[0]
   is_array = isinstance(rng, jax.Array)
   if not is_array or not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
     raise errors.UserError(
-      f'rng is a key, jax.random.key(seed); got {type(rng).__name__}'
+      'rng is a key, jax.random.key(seed) (jax.random.wrap_key_data makes one '
+      f'of an old PRNGKey); got {type(rng).__name__}'
     )
   sampler = sampler or sampling.Sampler()
   config.check_sampler(sampler)

@@ -50,7 +50,8 @@ class Sampler:
       RAR-B, -L, -XL and -XXL; 0 guides all steps alike.
     smooth: a scale-wise generator goes on from a soft mixture of codes instead
       of the code drawn (VAR's "more smooth"; for pictures, not for scores).
-    steps: of a generator that refines (MaskGIT); its own number if None.
+    steps: of a generator that refines (MaskGIT); its own number if None, and no
+      more than tokens.
     choice_temperature: of the Gumbel noise on how sure the drawn codes are,
       times the share of steps left (MaskGIT's 4.5).
     annealing: over the steps of a refining generator. 'none'; 'noise': the

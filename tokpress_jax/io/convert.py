@@ -265,6 +265,8 @@ def fetch(name: str) -> pathlib.Path:
       break
     except (OSError, ValueError) as error:
       failures.append(error)
+      if type(error).__name__ == 'LocalEntryNotFoundError':
+        break  # The hub was not reached: another name would not be either.
   if source is None:
     first = failures[0]
     reason = (str(first).strip() or type(first).__name__).splitlines()[0]

@@ -244,7 +244,7 @@ def load_convnext(path: str | os.PathLike[str]) -> Any:
       'are published as '
       'https://download.pytorch.org/models/convnext_small-0c510722.pth; make a '
       'safetensors file of them:\n  tokpress convert convnext '
-      'convnext_small-0c510722.pth --out convnext.safetensors\nOr train '
-      'without: --task.convnext-weight 0.'
+      'convnext_small-0c510722.pth --out convnext.safetensors\n(To train '
+      'without: --task.convnext-weight 0.)'
     )
   return keymap.read_network(path, RULES, expected())

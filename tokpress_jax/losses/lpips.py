@@ -170,7 +170,7 @@ def load_lpips(path: str | os.PathLike[str]) -> Any:
       'published as https://download.pytorch.org/models/vgg16-397923af.pth '
       'and as lpips/weights/v0.1/vgg.pth in the PyPI package lpips; make one '
       'safetensors file of them:\n  tokpress convert lpips '
-      'vgg16-397923af.pth vgg.pth --out lpips.safetensors\nOr train without: '
-      '--task.perceptual-weight 0.'
+      'vgg16-397923af.pth vgg.pth --out lpips.safetensors\n(To train without: '
+      '--task.perceptual-weight 0.)'
     )
   return keymap.read_network(path, RULES, expected())

@@ -85,6 +85,7 @@ def _find(vocabulary: str | os.PathLike[str] | None) -> pathlib.Path:
     return pathlib.Path(huggingface_hub.hf_hub_download(REPOSITORY, FILE))
   except (ImportError, OSError, ValueError) as error:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = reason.rstrip('.')
     raise UserError(
       f'the vocabulary of CLIP could not be downloaded: {reason}. Give '
       f'{FILE} of https://huggingface.co/{REPOSITORY} as a file.'

@@ -252,6 +252,11 @@ class Tokenizer(nn.Module):
     Returns:
       [B, H, W, C] float32 in [-1, 1].
     """
+    if not isinstance(encoded, types.Encoded):
+      raise ValueError(
+        'decode takes what `encode` returned; decode_codes takes codes '
+        f'[B, N, Q], decode_embeddings vectors. Got {type(encoded).__name__}'
+      )
     if encoded.codes is not None:
       return self.decode_codes(
         encoded.codes, length=encoded.length, condition=condition

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from tokpress_jax import errors, losses
 from tokpress_jax.metrics.images import psnr
@@ -42,14 +43,17 @@ class Coded:
 
 
 class Policy(Protocol):
-  """Chooses the lengths of a batch."""
+  """Chooses the lengths of a batch.
+
+  The policies here are pytrees: they pass through `jit`, their arrays traced.
+  """
 
   def lengths(self, coded: Coded) -> Array:
     """Gives int32 [B] legal lengths."""
     ...
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@struct.dataclass(kw_only=True)
 class Fixed:
   """The same static number of tokens for every image.
 
@@ -57,7 +61,7 @@ class Fixed:
     tokens: the budget; None for all.
   """
 
-  tokens: int | None = None
+  tokens: int | None = struct.field(pytree_node=False, default=None)
 
   def lengths(self, coded: Coded) -> Array:
     """Gives int32 [B]; see `legal_length` for what is refused."""
@@ -67,7 +71,7 @@ class Fixed:
     return jnp.full(coded.images.shape[:1], tokens, jnp.int32)
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Prefix:
   """A length of its own for each image; may be traced.
 
@@ -79,13 +83,18 @@ class Prefix:
 
   def lengths(self, coded: Coded) -> Array:
     """Gives int32 [B]."""
-    tokens, batch = jnp.asarray(self.tokens, jnp.int32), len(coded.images)
+    tokens, batch = jnp.asarray(self.tokens), len(coded.images)
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+      raise ValueError(
+        f'Prefix needs whole numbers of tokens, int [{batch}], got '
+        f'{tokens.dtype}'
+      )
     if tokens.shape != (batch,):
       raise ValueError(
         f'Prefix needs one length per image, [{batch}], got {tokens.shape}; '
         'use Fixed(tokens=n) for one length for all'
       )
-    return round_down(tokens, coded.boundaries)
+    return round_down(tokens.astype(jnp.int32), coded.boundaries)
 
 
 def decibels(decoded: Array, images: Array) -> Array:
@@ -101,7 +110,15 @@ def minus_lpips(weights: Any) -> Callable[[Array, Array], Array]:
 
   Returns:
     (decoded, images) [B, H, W, C] in [-1, 1], of 16 pixels or more -> [B].
+
+  Raises:
+    UserError: if these are no weights.
   """
+  if not isinstance(weights, Mapping):
+    raise errors.UserError(
+      'minus_lpips takes the weights of LPIPS, losses.load_lpips(path); got '
+      f'{type(weights).__name__}'
+    )
   network = losses.LPIPS()
 
   def measure(decoded: Array, images: Array) -> Array:
@@ -110,11 +127,12 @@ def minus_lpips(weights: Any) -> Callable[[Array, Array], Array]:
   return measure
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@struct.dataclass(kw_only=True)
 class Quality:
   """The shortest prefix whose picture is good enough, or the whole row.
 
-  It is found inside the program that encodes, by decoding.
+  It is found inside the program that encodes, by decoding. A tokenizer with one
+  legal length always takes that.
 
   Attributes:
     target: of the measure; may be traced, one number or float32 [B].
@@ -129,9 +147,13 @@ class Quality:
   """
 
   target: float | Array
-  measure: Callable[[Array, Array], Array] = decibels
-  search: Literal['bisect', 'scan'] = 'bisect'
-  look: int = 4
+  measure: Callable[[Array, Array], Array] = struct.field(
+    pytree_node=False, default=decibels
+  )
+  search: Literal['bisect', 'scan'] = struct.field(
+    pytree_node=False, default='bisect'
+  )
+  look: int = struct.field(pytree_node=False, default=4)
 
   def __post_init__(self):
     if self.search not in ('bisect', 'scan'):

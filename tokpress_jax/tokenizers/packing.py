@@ -45,7 +45,7 @@ def bucket(length: Any, capacities: Sequence[int]) -> int:
   Raises:
     UserError: if none is large enough.
   """
-  longest = int(np.max(np.asarray(length)))
+  longest = int(np.max(_concrete(length)))
   fitting = [n for n in capacities if n >= longest]
   if not fitting:
     raise UserError(
@@ -53,6 +53,15 @@ def bucket(length: Any, capacities: Sequence[int]) -> int:
       f'{tuple(sorted(capacities))}; add one of at least {longest}'
     )
   return min(fitting)
+
+
+def _concrete(length: Any) -> np.ndarray:
+  if isinstance(length, jax.core.Tracer):
+    raise UserError(
+      'which image goes where is decided by the lengths, before anything is '
+      'compiled: call bucket and pack outside jit'
+    )
+  return np.asarray(length)
 
 
 def shorten(encoded: types.Encoded, capacity: int) -> types.Encoded:
@@ -64,7 +73,12 @@ def shorten(encoded: types.Encoded, capacity: int) -> types.Encoded:
 
   Returns:
     The same tokens, [B, capacity, ...].
+
+  Raises:
+    UserError: if an image is longer; traced lengths pass unseen.
   """
+  if not isinstance(encoded.length, jax.core.Tracer):
+    bucket(encoded.length, (capacity,))
   cut: Any = lambda x: None if x is None else x[:, :capacity]
   return dataclasses.replace(
     encoded,
@@ -106,7 +120,7 @@ def pack(tokens: Array, length: Any, *, capacity: int) -> Packed:
   Raises:
     UserError: if an image is longer than a row.
   """
-  length = np.asarray(length)
+  length = _concrete(length)
   if length.max(initial=0) > capacity:
     raise UserError(
       f'an image of {length.max()} tokens does not fit a row of {capacity}'

@@ -74,7 +74,7 @@ def fit(
       resumes = workdir_lib.is_started(workdir)
       if not resumes:
         if train.init_from is not None:
-          load_lib.locate(train.init_from)  # A wrong name leaves no directory.
+          _find_start(train.init_from)  # A wrong name leaves no directory.
         workdir_lib.claim(workdir, config)
     enter(jax.set_mesh(job.mesh))
     checkpoints = enter(
@@ -116,6 +116,18 @@ def fit(
       show.say(f'Step {start} of {train.steps} is done already.')
     show.say(str(ledger))
     return run.results
+
+
+def _find_start(name: str) -> None:
+  """Raises UserError unless there is a model that a run may start from."""
+  try:
+    load_lib.locate(name)
+  except UserError as error:
+    raise UserError(
+      f'the run starts from train.init_from, which is not there: '
+      f'{str(error).rstrip(".")}. Train it first (the docstring of the config '
+      'says which), or name another: --train.init-from DIR.'
+    ) from error
 
 
 def _start(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, int]:
