@@ -677,7 +677,7 @@ def test_a_foreign_tokenizer_is_refused():
   refuse = lambda message: pytest.raises(ValueError, match=message)
   check = model.module.config.check_tokenizer
   check(model.tokenizer)
-  with refuse('boundaries'):
+  with refuse('has lengths'):
     check(line())
   quantizer = dataclasses.replace(
     pyramid().quantizer,

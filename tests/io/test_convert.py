@@ -149,6 +149,7 @@ def test_published_sizes(row):
     'mvar-finetune-d20': 600.92,
     'mvar-finetune-d24': 1033.40,
     'maskgit-vqgan': 54.52,
+    'clip-text-l14': 123.65,
     'titok-l32': 641.05,
     'titok-b64': 204.81,
     'titok-s128': 83.67,
@@ -230,7 +231,7 @@ def titok_file(name, folder):
   """A small TiTok with official names; see `titok_case`."""
   file = 'one_d_piece' if name == 'one_d_piece' else 'titok'
   with np.load(titok_case.GOLDEN / f'{file}.npz') as arrays:
-    shapes = unpack(arrays[f'{name}_shapes'])
+    shapes = unpack(arrays[f'{name}/shapes'])
   path = folder / f'{name}.safetensors'
   safetensors.save(path, redraw(shapes, rules=titok_case.RULES))
   return path
@@ -259,7 +260,7 @@ def test_a_titok_is_converted_and_loaded(tmp_path, capsys):
   assert run('convert', 'titok', titok_file('tatitok', tmp_path), '--out',
              text) == 0  # fmt: skip
   assert run('reconstruct', text, image, '--out', sheet) == 2
-  assert 'reads condition=(1, 5, 24), got None' in capsys.readouterr().err
+  assert 'reads a text: give --text' in capsys.readouterr().err
 
 
 def test_a_rar_is_converted_and_samples_with_maskgits_vqgan(tmp_path, capsys):
