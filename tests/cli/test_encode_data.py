@@ -4,19 +4,12 @@ import jax
 import numpy as np
 import pytest
 import tiny_models
+from command import run
 
-from tokpress_jax import __main__ as entry
 from tokpress_jax import data
 from tokpress_jax.cli import encoder
 from tokpress_jax.data.views import Views
 from tokpress_jax.io import export, images, safetensors, token_sets, tokens
-
-
-def run(*argv):
-  try:
-    return entry.main(list(map(str, argv)))
-  except SystemExit as leave:
-    return leave.code
 
 
 @pytest.fixture(scope='module')

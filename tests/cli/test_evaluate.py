@@ -1,7 +1,9 @@
 """`tokpress evaluate --metrics`: what is compared, stored and refused."""
 
+import functools
 import json
 
+import command
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,6 @@ import pytest
 import tiny_models
 from inception_case import released
 
-from tokpress_jax import __main__ as entry
 from tokpress_jax import generators, metrics
 from tokpress_jax.cli import measure
 from tokpress_jax.io import export, safetensors
@@ -19,11 +20,7 @@ from tokpress_jax.metrics import generation, inception
 POOL, SPATIAL, CLASSES = 16, 12, 10
 
 
-def run(*argv):
-  try:
-    return entry.main(['evaluate', *map(str, argv)])
-  except SystemExit as leave:
-    return leave.code
+run = functools.partial(command.run, 'evaluate')
 
 
 @pytest.fixture(scope='module')

@@ -6,22 +6,15 @@ import jax
 import numpy as np
 import pytest
 import tiny_models
+from command import run
 from PIL import Image
 
-from tokpress_jax import __main__ as entry
 from tokpress_jax.cli import common
 from tokpress_jax.cli import sample as command
 from tokpress_jax.io import export, images, stablehlo, tokens
 
 BOX = '--box', '0', '0', '0.5', '1'  # the upper half
 EDIT = '--image', 'M/images/1.png', *BOX
-
-
-def run(*argv):
-  try:
-    return entry.main(list(map(str, argv)))
-  except SystemExit as leave:
-    return leave.code
 
 
 @pytest.fixture(scope='module')

@@ -6,21 +6,14 @@ import jax
 import numpy as np
 import pytest
 import tiny_models
+from command import run
 from PIL import Image
 
-from tokpress_jax import __main__ as entry
 from tokpress_jax import generators, models
 from tokpress_jax.io import export, images
 
 pytestmark = pytest.mark.parity  # They need the package tokenizers.
 pytest.importorskip('tokenizers')
-
-
-def run(*argv):
-  try:
-    return entry.main(list(map(str, argv)))
-  except SystemExit as leave:
-    return leave.code
 
 
 @pytest.fixture(scope='module')

@@ -1,9 +1,11 @@
 """`tokpress train`: overrides, errors as one paragraph, work directories."""
 
+import functools
 import json
 import pathlib
 import signal
 
+import command
 import pytest
 
 from tokpress_jax import __main__ as entry
@@ -13,11 +15,7 @@ from tokpress_jax.train.preempt import Preemption
 CONFIG = str(pathlib.Path(__file__).with_name('cli_tiny_config.py'))
 
 
-def run(*argv):
-  try:
-    return entry.main(['train', *map(str, argv)])
-  except SystemExit as leave:
-    return leave.code
+run = functools.partial(command.run, 'train')
 
 
 def test_overrides():

@@ -10,10 +10,10 @@ import pytest
 import rar_case
 import titok_case
 import var_case
+from command import run
 from PIL import Image
 from redraw import redraw, unpack
 
-from tokpress_jax import __main__ as entry
 from tokpress_jax import generators, quantize, released, tokenizers
 from tokpress_jax import types as tokpress_types
 from tokpress_jax.errors import UserError
@@ -28,13 +28,6 @@ def official(name):
   with np.load(var_case.GOLDEN / 'var.npz') as file:
     shapes = unpack(file[f'{name}_shapes'])
   return redraw(shapes, rules=var_case.RULES)
-
-
-def run(*argv):
-  try:
-    return entry.main(list(map(str, argv)))
-  except SystemExit as leave:
-    return leave.code
 
 
 @pytest.fixture(scope='module')

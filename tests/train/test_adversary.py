@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
 from lpips_weights import released
 
 from tokpress_jax import losses, tokenizers
@@ -78,27 +78,7 @@ ADAPTIVE = dataclasses.replace(
 )
 
 
-class Stream:
-  def __init__(self, config, *, batch_size, seed, **shares):
-    del config, shares
-    self.info, self._batch, self._seed = INFO, batch_size, seed
-
-  def batches(self, start_step=0):
-    step = start_step
-    while True:
-      rng = np.random.default_rng([self._seed, step])
-      shape = (self._batch, SIZE, SIZE, 3)
-      image = rng.integers(0, 256, shape, dtype=np.uint8)
-      yield {'image': image, 'index': np.arange(self._batch)}
-      step += 1
-
-
-def eval_batches(config, *, split, batch_size, **shares):
-  batch = next(Stream(None, batch_size=batch_size, seed=7).batches())
-  yield {**batch, 'valid': np.ones(batch_size, bool)}
-
-
-DATA = types.SimpleNamespace(Stream=Stream, eval_batches=eval_batches)
+DATA = toys.noise(INFO)
 
 
 def config(task=TASK, *, mesh=None, **train):
@@ -209,7 +189,7 @@ def test_resuming_keeps_everything(tmp_path):
 
 BATCH = {
   k: jnp.asarray(v)
-  for k, v in next(Stream(None, batch_size=B, seed=1).batches()).items()
+  for k, v in next(DATA.Stream(None, batch_size=B, seed=1).batches()).items()
 }
 KEY, STEP = jax.random.key(3), jnp.int32(0)
 

@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
+import toys
 
 from tokpress_jax import losses
 from tokpress_jax.config import Config
@@ -89,29 +89,8 @@ def proxy_task(folder, **options):
   return dataclasses.replace(task, **options).bind(INFO)
 
 
-class Stream:
-  def __init__(self, config, *, batch_size, seed, **shares):
-    del config, shares
-    self.info, self._batch, self._seed = INFO, batch_size, seed
-
-  def batches(self, start_step=0):
-    step = start_step
-    while True:
-      rng = np.random.default_rng([self._seed, step])
-      shape = (self._batch, SIZE, SIZE, 3)
-      image = rng.integers(0, 256, shape, dtype=np.uint8)
-      yield {'image': image, 'index': np.arange(self._batch)}
-      step += 1
-
-
-def eval_batches(config, *, split, batch_size, **shares):
-  del config, split, shares
-  batch = next(Stream(None, batch_size=batch_size, seed=7).batches())
-  yield {**batch, 'valid': np.ones(batch_size, bool)}
-
-
-DATA = types.SimpleNamespace(Stream=Stream, eval_batches=eval_batches)
-BATCH = next(Stream(None, batch_size=B, seed=1).batches())
+DATA = toys.noise(INFO)
+BATCH = next(DATA.Stream(None, batch_size=B, seed=1).batches())
 BATCH |= {'valid': np.array([True, True, True, False])}
 PIXELS = np.float32(BATCH['image']) / 127.5 - 1
 

@@ -213,3 +213,31 @@ def config(task=None, *, optim=None, mesh=None, **train):
     optim=OptimConfig(**(optim or {})),
     mesh=MeshConfig(**(mesh or {})),
   )
+
+
+def noise(info):
+  """A data module of uint8 images of noise, as large as `info` says.
+
+  The images of a step depend on the seed and the step alone.
+  """
+
+  class Noise:
+    def __init__(self, config, *, batch_size, seed, **shares):
+      del config, shares
+      self.info, self._batch, self._seed = info, batch_size, seed
+
+    def batches(self, start_step=0):
+      step = start_step
+      shape = (self._batch, info.image_size, info.image_size, info.channels)
+      while True:
+        rng = np.random.default_rng([self._seed, step])
+        image = rng.integers(0, 256, shape, dtype=np.uint8)
+        yield {'image': image, 'index': np.arange(self._batch)}
+        step += 1
+
+  def eval_batches(config, *, split, batch_size, **shares):
+    del config, split, shares
+    batch = next(Noise(None, batch_size=batch_size, seed=7).batches())
+    yield {**batch, 'valid': np.ones(batch_size, bool)}
+
+  return types.SimpleNamespace(Stream=Noise, eval_batches=eval_batches)

@@ -149,7 +149,7 @@ def time_calls(
   warmup: int = 1,
   take: Callable[[list[float]], float] = statistics.median,
 ) -> list[float]:
-  """Median seconds of each call; the calls alternate.
+  """Seconds of each call, their median unless told; the calls alternate.
 
   Args:
     *calls: Functions without arguments. JAX arrays that they return are waited

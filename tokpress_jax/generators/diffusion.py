@@ -26,6 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokpress_jax.generators import sampling
+
 Array = jax.Array
 
 TRAINING_STEPS = 1000
@@ -244,4 +246,4 @@ def guide(conditional: Array, unconditional: Array, t: Array | float) -> Array:
   """
   noise, place = jnp.split(conditional, 2, axis=-1)
   other = jnp.split(unconditional, 2, axis=-1)[0]
-  return jnp.concatenate([(1 + t) * noise - t * other, place], axis=-1)
+  return jnp.concatenate([sampling.guide(noise, other, t), place], axis=-1)
