@@ -33,6 +33,8 @@ from tokpress_jax.nn.positions import (
   rotate,
   rotation,
   sincos,
+  sincos_rates,
+  time_codes,
 )
 from tokpress_jax.nn.stack import Stack, StackConfig, over_layers, unstack
 from tokpress_jax.nn.ustack import UStack
@@ -73,6 +75,8 @@ __all__ = [
   'rotate',
   'rotation',
   'sincos',
+  'sincos_rates',
+  'time_codes',
   'unpatchify',
   'unstack',
 ]

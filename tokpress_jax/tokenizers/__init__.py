@@ -1,9 +1,18 @@
 """Tokenizers: how many tokens does this image need, and which?"""
 
+from tokpress_jax.tokenizers.autoencoder_kl import (
+  AutoencoderKL,
+  AutoencoderKLConfig,
+)
 from tokpress_jax.tokenizers.base import (
   Reconstruction,
   Tokenizer,
   TokenizerConfig,
+)
+from tokpress_jax.tokenizers.flextok import (
+  FlexTokConfig,
+  FlexTokTokenizer,
+  FlexTowerConfig,
 )
 from tokpress_jax.tokenizers.lengths import (
   Coded,
@@ -45,8 +54,13 @@ from tokpress_jax.tokenizers.var import VARTokenizer, VARTokenizerConfig
 
 __all__ = [
   'TOWERS',
+  'AutoencoderKL',
+  'AutoencoderKLConfig',
   'Coded',
   'Fixed',
+  'FlexTokConfig',
+  'FlexTokTokenizer',
+  'FlexTowerConfig',
   'MaskGITVQGAN',
   'MaskGITVQGANConfig',
   'MultiScaleConfig',
