@@ -244,7 +244,8 @@ class Encoded:
     embeddings: [B, N, D] what the decoder reads, or None (looked up then).
     valid: [B, N] bool: the tokens that count; the rest is padding.
     length: int32 [B], number of valid tokens.
-    positions: [B, N, P] or None where the slot number says it all.
+    positions: int32 [B, N, 1], the slot that each was encoded in; None where
+      the tokens lie in their slots.
     image_size: int32 [B, 2], rows and columns of the image before fitting.
   """
 

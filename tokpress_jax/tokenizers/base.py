@@ -80,6 +80,24 @@ class TokenizerConfig:
     return isinstance(self.quantizer, quantize.GaussianConfig)
 
   @property
+  def nested(self) -> bool:
+    """Whether a row cut short is what encoding the image so short gives."""
+    return True
+
+  @property
+  def selects(self) -> bool:
+    """Whether an image's tokens may come from any of the slots.
+
+    They are then moved to the front, and `Encoded.positions` says from where.
+    """
+    return False
+
+  @property
+  def draws(self) -> bool:
+    """Whether the decoder draws images: `decode` takes `rng` and `sampler`."""
+    return False
+
+  @property
   def codebook_size(self) -> int:
     """Values of one code."""
     return self.quantizer.codebook_size
@@ -111,9 +129,12 @@ class Tokenizer(nn.Module):
   """Base of the tokenizers.
 
   A subclass sets up `self.quantizer` and writes `latents`, `quantize` and
-  `render`. One of a continuous or conditioned config (see `TokenizerConfig`)
-  takes `rng` in `quantize`, writes `render_embeddings`, takes `condition` in
-  both.
+  `render`. What its config (see `TokenizerConfig`) says beyond that, it takes:
+  `rng` in `quantize` and `render_embeddings` instead of `render` if it is
+  continuous, and in `render` the keywords `condition` (of `condition_shape`),
+  `positions` (int32 [B, N], if it `selects`), `rng` and `sampler` (a key for
+  each image, and how to draw, None being the config's own; if it `draws`). One
+  whose codes depend on the length (not `nested`) writes `reader`.
   """
 
   # Where the layer that gives pixels lies among the parameters; a loss that is
@@ -137,6 +158,24 @@ class Tokenizer(nn.Module):
   def codebook_size(self) -> int:
     """Values of one code."""
     return self.config.codebook_size
+
+  def reader(
+    self, images: Array, rng: Array | None = None
+  ) -> Callable[[Array], quantize.Quantized]:
+    """Encodes images as far as no length is needed.
+
+    Args:
+      images: [B, H, W, C] float32 in [-1, 1].
+      rng: see `encode`.
+
+    Returns:
+      int32 [B] lengths -> codes and embeddings of all N slots, of which so many
+      count. Here they are the same for every length.
+    """
+    whole = jnp.full(images.shape[:1], self.num_tokens, jnp.int32)
+    options = {'rng': rng} if self.config.continuous else {}
+    out = self.quantize(self.latents(images), whole, **options)
+    return lambda length: out
 
   def latents(self, images: Array) -> Array:
     """Encodes images [B, H, W, C] into what the bottleneck quantises."""
@@ -210,25 +249,24 @@ class Tokenizer(nn.Module):
       ValueError: if the images have another size, or there is nothing to draw.
     """
     self.check_images(images)
-    batch = images.shape[0]
-    policy = policy or lengths_lib.Fixed()
-    whole = jnp.full((batch,), self.num_tokens, jnp.int32)
     continuous = self.config.continuous
     if rng is not None and not continuous:
       raise ValueError(
         'the codes of this tokenizer are not drawn at random; leave out rng'
       )
-    options = {'rng': rng} if continuous else {}
-    out = self.quantize(self.latents(images), whole, **options)
+    read = self.reader(images, rng)
     decode = self.decode_embeddings if continuous else self.decode_codes
-    tokens = out.embeddings if continuous else out.codes
+
+    def at(length: Array) -> Array:
+      out = read(length)
+      tokens = out.embeddings if continuous else out.codes
+      return decode(tokens, length=length, condition=condition)
+
+    policy = policy or lengths_lib.Fixed()
     length = policy.lengths(
-      lengths_lib.Coded(
-        images=images,
-        boundaries=self.boundaries,
-        decode=lambda n: decode(tokens, length=n, condition=condition),
-      )
+      lengths_lib.Coded(images=images, boundaries=self.boundaries, decode=at)
     )
+    out = read(length)
     size = jnp.array(images.shape[1:3], jnp.int32)
     return types.Encoded(
       codes=out.codes,
@@ -236,11 +274,16 @@ class Tokenizer(nn.Module):
       valid=lengths_lib.prefix_mask(length, self.num_tokens),
       length=length,
       positions=None,
-      image_size=jnp.broadcast_to(size[None], (batch, 2)),
+      image_size=jnp.broadcast_to(size[None], (images.shape[0], 2)),
     )
 
   def decode(
-    self, encoded: types.Encoded, *, condition: Array | None = None
+    self,
+    encoded: types.Encoded,
+    *,
+    condition: Array | None = None,
+    rng: Array | None = None,
+    sampler: Any = None,
   ) -> Array:
     """Decodes tokens to images.
 
@@ -248,6 +291,9 @@ class Tokenizer(nn.Module):
       encoded: what `encode` returned; codes go before embeddings.
       condition: [B, *condition_shape] for a decoder that reads more than
         tokens, such as the features of a text.
+      rng: for a decoder that draws (flow, diffusion): a typed key, or one for
+        each image [B]. None draws every image from the same noise, always.
+      sampler: how such a decoder draws; None is its config's own way.
 
     Returns:
       [B, H, W, C] float32 in [-1, 1].
@@ -257,31 +303,41 @@ class Tokenizer(nn.Module):
         'decode takes what `encode` returned; decode_codes takes codes '
         f'[B, N, Q], decode_embeddings vectors. Got {type(encoded).__name__}'
       )
+    options = {
+      'length': encoded.length,
+      'positions': encoded.positions,
+      'condition': condition,
+      'rng': rng,
+      'sampler': sampler,
+    }
     if encoded.codes is not None:
-      return self.decode_codes(
-        encoded.codes, length=encoded.length, condition=condition
-      )
+      return self.decode_codes(encoded.codes, **options)
     if encoded.embeddings is None:
       raise ValueError(
         'neither codes nor embeddings to decode; give what `encode` returned'
       )
-    return self.decode_embeddings(
-      encoded.embeddings, length=encoded.length, condition=condition
-    )
+    return self.decode_embeddings(encoded.embeddings, **options)
 
   def decode_codes(
     self,
     codes: Array,
     *,
     length: Array | int | None = None,
+    positions: Array | None = None,
     condition: Array | None = None,
+    rng: Array | None = None,
+    sampler: Any = None,
   ) -> Array:
     """Decodes codes.
 
     Args:
       codes: int32 [B, N, Q].
       length: how many of them count, int32 [B] or one number; all if None.
+      positions: int32 [B, N, 1], the slot of each where `encode` chose among
+        them; their order if None.
       condition: see `decode`.
+      rng: see `decode`.
+      sampler: see `decode`.
 
     Returns:
       [B, H, W, C] float32, clipped to [-1, 1].
@@ -291,30 +347,62 @@ class Tokenizer(nn.Module):
         'this tokenizer is continuous: it has no codes to decode; give its '
         'embeddings to decode_embeddings, or what `encode` returned to decode'
       )
-    return self._decode(self.render, codes, length, condition)
+    options = self._options(codes, positions, condition, rng, sampler)
+    return self._decode(self.render, codes, length, options)
 
   def decode_embeddings(
     self,
     embeddings: Array,
     *,
     length: Array | int | None = None,
+    positions: Array | None = None,
     condition: Array | None = None,
+    rng: Array | None = None,
+    sampler: Any = None,
   ) -> Array:
     """Decodes embeddings [B, N, D]; else as `decode_codes`."""
-    return self._decode(self.render_embeddings, embeddings, length, condition)
+    options = self._options(embeddings, positions, condition, rng, sampler)
+    return self._decode(self.render_embeddings, embeddings, length, options)
 
   def _decode(
     self,
     render: Callable[..., Array],
     tokens: Array,
     length: Array | int | None,
-    condition: Array | None,
+    options: dict[str, Any],
   ) -> Array:
-    options = self.check_condition(condition, tokens.shape[0])
     length = self.num_tokens if length is None else length
     length = jnp.broadcast_to(jnp.asarray(length, jnp.int32), tokens.shape[:1])
     images = render(tokens, length, **options).astype(jnp.float32)
     return jnp.clip(images, -1.0, 1.0)
+
+  def _options(
+    self,
+    tokens: Array,
+    positions: Array | None,
+    condition: Array | None,
+    rng: Array | None,
+    sampler: Any,
+  ) -> dict[str, Any]:
+    """What `render` takes beside tokens and their number."""
+    batch, slots = tokens.shape[:2]
+    options: dict[str, Any] = self.check_condition(condition, batch)
+    if self.config.selects:
+      if positions is None:
+        positions = jnp.arange(slots, dtype=jnp.int32)[None, :, None]
+      options['positions'] = jnp.broadcast_to(positions[..., 0], (batch, slots))
+    elif positions is not None:
+      raise errors.UserError(
+        'the tokens of this tokenizer lie in their slots; leave out positions'
+      )
+    if self.config.draws:
+      options |= {'rng': keys_for(rng, batch), 'sampler': sampler}
+    elif rng is not None or sampler is not None:
+      raise errors.UserError(
+        'the decoder of this tokenizer draws nothing at random; leave out rng '
+        'and sampler'
+      )
+    return options
 
   def check_condition(
     self, condition: Array | None, batch: int
@@ -362,3 +450,29 @@ class Tokenizer(nn.Module):
         f'(batch, rows, columns, channels), got {list(images.shape)}; '
         'fit them with tokpress_jax.io.images, or set data.image_size'
       )
+
+
+def keys_for(rng: Array | None, batch: int) -> Array:
+  """A key for each image, so that its noise does not depend on the others.
+
+  Args:
+    rng: a typed key, which is split; or a key for each image [B]; None: the
+      same fixed key for all, so that drawings can be compared.
+    batch: B.
+
+  Returns:
+    Typed keys [B].
+
+  Raises:
+    UserError: if there is another number of keys.
+  """
+  if rng is None:
+    return jnp.broadcast_to(jax.random.key(0), (batch,))
+  if rng.shape == ():
+    return jax.random.split(rng, batch)
+  if rng.shape != (batch,):
+    raise errors.UserError(
+      f'rng is one key or a key for each of {batch} images, got keys '
+      f'{list(rng.shape)}'
+    )
+  return rng

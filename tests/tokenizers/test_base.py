@@ -1,0 +1,119 @@
+"""What `Tokenizer` does for methods that draw, select or encode again."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tokpress_jax import quantize, tokenizers
+from tokpress_jax.errors import UserError
+from tokpress_jax.tokenizers import base
+
+N, SIDE = 4, 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToyConfig(base.TokenizerConfig):
+  """Codes that say their length; pixels that say slots and noise."""
+
+  image_size: int = SIDE
+  channels: int = 1
+  patch: int = 1
+  quantizer: quantize.FSQConfig = quantize.FSQConfig(levels=(5,))
+  random: float = 0.0
+
+  boundaries = (1, 2, 3, 4)
+  nested = False
+  selects = True
+
+  @property
+  def draws(self) -> bool:
+    return self.random > 0
+
+  def build(self, *, dtype=jnp.float32):
+    return Toy(self, dtype=dtype)
+
+
+class Toy(base.Tokenizer):
+  """Code n of an image of k tokens is k; a pixel is the mean slot, in 8ths."""
+
+  def reader(self, images, rng=None):
+    def read(length):
+      codes = jnp.broadcast_to(length[:, None, None], (len(images), N, 1))
+      return quantize.Quantized(embeddings=codes, codes=codes, losses={})
+
+    return read
+
+  def render(self, codes, length, *, positions, rng=None, sampler=None):
+    seen = jnp.arange(codes.shape[1])[None] < length[:, None]
+    mean = jnp.sum(positions * seen, 1) / length / 8
+    if rng is not None:
+      noise = jax.vmap(jax.random.uniform)(rng)
+      mean = mean + self.config.random * noise * (sampler or 1)
+    return jnp.broadcast_to(
+      mean[:, None, None, None], (len(codes), SIDE, SIDE, 1)
+    )
+
+
+def _toy(**fields):
+  return Toy(ToyConfig(**fields)).bind({})
+
+
+IMAGES = jnp.zeros((3, SIDE, SIDE, 1))
+
+
+def test_images_are_encoded_again_at_the_length_that_the_policy_chose():
+  lengths = jnp.array([1, 4, 2])
+  encoded = _toy().encode(IMAGES, policy=tokenizers.Prefix(lengths))
+  np.testing.assert_array_equal(encoded.codes[:, 0, 0], lengths)
+  # A policy that decodes sees what each length would give: slots 0 ... k - 1
+  # have the mean (k - 1) / 2, in 8ths.
+  measure = lambda x, _: x[:, 0, 0, 0]
+  policy = tokenizers.Quality(target=1 / 8, measure=measure)
+  encoded = _toy().encode(IMAGES, policy=policy)
+  np.testing.assert_array_equal(encoded.length, 3)
+  np.testing.assert_array_equal(encoded.codes[:, 0, 0], 3)
+
+
+def test_positions_go_to_the_decoder():
+  toy = _toy()
+  encoded = toy.encode(IMAGES, policy=tokenizers.Fixed(tokens=2))
+  moved = dataclasses.replace(
+    encoded,
+    positions=jnp.broadcast_to(jnp.array([3, 1, 0, 0]), (3, N))[..., None],
+  )
+  np.testing.assert_allclose(toy.decode(encoded), 0.5 / 8)
+  np.testing.assert_allclose(toy.decode(moved), 2 / 8)
+
+
+def test_noise_is_the_same_for_all_unless_there_is_a_key():
+  toy = _toy(random=0.5)
+  encoded = toy.encode(IMAGES)
+  plain = toy.decode(encoded)
+  assert len(np.unique(plain)) == 1
+  np.testing.assert_array_equal(plain, toy.decode(encoded))
+  keyed = toy.decode(encoded, rng=jax.random.key(1))
+  assert len(np.unique(keyed)) == 3
+  # An image's own key gives the same image in another batch.
+  keys = jax.random.split(jax.random.key(1), 3)
+  one = jax.tree.map(lambda x: x[1:2], encoded)
+  np.testing.assert_array_equal(toy.decode(one, rng=keys[1:2]), keyed[1:2])
+  twice = toy.decode(encoded, rng=jax.random.key(1), sampler=2)
+  assert (twice > keyed).all()
+  with pytest.raises(UserError, match='3 images'):
+    toy.decode(encoded, rng=keys[:2])
+
+
+def test_what_a_tokenizer_does_not_take_is_refused():
+  with pytest.raises(UserError, match='draws nothing'):
+    _toy().decode_codes(jnp.zeros((1, N, 1), int), rng=jax.random.key(0))
+  config = tokenizers.OneDConfig(
+    image_size=4, patch=2, width=8, heads=2, encoder_depth=1, decoder_depth=1
+  )
+  module = config.build()
+  codes = jnp.zeros((1, 32, 1), int)
+  variables = module.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
+  with pytest.raises(UserError, match='lie in their slots'):
+    module.apply(variables, codes, positions=codes, method='decode_codes')
