@@ -109,7 +109,7 @@ def sample(
     )
 
   def step(
-    carry: tuple[Array, Array], xs: tuple[Array, Array, Array]
+    carry: tuple[Array, Array], xs: tuple[Array, ...]
   ) -> tuple[tuple[Array, Array], None]:
     x, average = carry
     t, after, length = xs

@@ -2,6 +2,7 @@
 
 from tokpress_jax.train.tasks.adversary import AdversaryConfig
 from tokpress_jax.train.tasks.classify import ClassifierTask
+from tokpress_jax.train.tasks.flow import FlowTokenizerTask
 from tokpress_jax.train.tasks.generate import GeneratorTask
 from tokpress_jax.train.tasks.proxy import ProxyTask
 from tokpress_jax.train.tasks.reconstruct import TokenizerTask
@@ -9,6 +10,7 @@ from tokpress_jax.train.tasks.reconstruct import TokenizerTask
 __all__ = [
   'AdversaryConfig',
   'ClassifierTask',
+  'FlowTokenizerTask',
   'GeneratorTask',
   'ProxyTask',
   'TokenizerTask',
