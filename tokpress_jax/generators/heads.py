@@ -102,7 +102,12 @@ class DiffusionHead(nn.Module):
     if not self.has_variable('params', 'layers'):
       self.param('layers', self._init_layers)
     self.norm = norms.ModulatedNorm(self.width, dtype=self.dtype)
-    self.output = _dense(2 * self.channels, jnp.float32, nn.initializers.zeros)
+    self.output = _dense(self.outputs, jnp.float32, nn.initializers.zeros)
+
+  @property
+  def outputs(self) -> int:
+    """Numbers that it predicts for each vector."""
+    return 2 * self.channels
 
   def _init_layers(self, rng: Array) -> Any:
     x = jnp.zeros((1, self.width), self.dtype)
@@ -148,6 +153,26 @@ class DiffusionHead(nn.Module):
     """
     cond = self.embed_time(time) + self.embed_features(features)
     return self.denoise(noised, cond)
+
+
+class FlowHead(DiffusionHead):
+  """Which way a noised vector moves, by its time and its token's features.
+
+  `DiffusionHead` with a velocity [..., C] for its output and times from 0
+  (clean) to 1 (noise); `tokpress_jax.flow` has its loss and its sampling. The
+  heads of FlowAR (arXiv 2412.15205), xAR (2502.20388) and NextStep (2508.10711)
+  are of this kind.
+  """
+
+  @property
+  def outputs(self) -> int:
+    """C."""
+    return self.channels
+
+  def embed_time(self, time: Array | np.ndarray) -> Array:
+    """Embeds times [...], 0 to 1, as [..., W]."""
+    codes = positions.time_codes(time, scale=1000.0).astype(self.dtype)
+    return self.time2(nn.silu(self.time1(codes)))
 
 
 class ResidualMlp(nn.Module):
