@@ -11,8 +11,8 @@ diffusers 0.42.1 (Apache-2.0), hydra-core, mup and einops must be there.
 
 Weights are redrawn (redraw.py), inputs drawn from a seed. `small` and
 `vae_small` are small; `d12` has the sizes of the released d12-d12 and random
-latents, `vae` those of its autoencoder. Every group of weights is moved by 10%
-and must matter.
+latents, `vae` those of its autoencoder. Every group of weights of the small
+ones, and the large ones have no others, is moved by 10% and must matter.
 """
 
 import argparse
@@ -305,7 +305,8 @@ def make(name):
     put(module, weights)
     return np.concatenate([x.ravel() / x.std() for x in out])
 
-  check_sensitive(weights, run, tolerance=TOLERANCE, change=case.tilted)
+  if name == 'small':  # The large one has the same groups.
+    check_sensitive(weights, run, tolerance=TOLERANCE, change=case.tilted)
   places = {k: case.thin(name, v) for k, v in arrays.items() if v.ndim == 4}
   return {f'{name}/{k}': v for k, v in (arrays | places).items()}
 
@@ -344,9 +345,10 @@ def make_vae(name):
     return np.concatenate([x.ravel() / x.std() for x in out])
 
   latents, painted = call()
-  check_sensitive(
-    weights, run, tolerance=TOLERANCE, fixed=case.IDLE, change=case.tilted
-  )
+  if name == 'vae_small':
+    check_sensitive(
+      weights, run, tolerance=TOLERANCE, fixed=case.IDLE, change=case.tilted
+    )
   arrays = {
     'shapes': pack(shapes),
     'latents': latents,
