@@ -280,7 +280,9 @@ class FlexTokTokenizer(base.Tokenizer):
   ) -> Array:
     """As `render`, of vectors [B, N, F] and noise [B, H, W, C]."""
     sampler = sampler or self.config.sampler
-    slots = self.num_tokens - vectors.shape[1]
+    given = vectors.shape[1]
+    length = jnp.minimum(length, given)
+    slots = self.num_tokens - given
     vectors = jnp.pad(vectors, ((0, 0), (0, slots), (0, 0)))
     without = jnp.zeros(length.shape, bool)
     if sampler.guidance is not None:
