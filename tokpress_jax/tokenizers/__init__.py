@@ -5,9 +5,11 @@ from tokpress_jax.tokenizers.base import (
   Tokenizer,
   TokenizerConfig,
 )
+from tokpress_jax.tokenizers.karl import KARLConfig, KARLTokenizer
 from tokpress_jax.tokenizers.lengths import (
   Coded,
   Fixed,
+  Halting,
   Policy,
   Prefix,
   Quality,
@@ -35,18 +37,17 @@ from tokpress_jax.tokenizers.packing import (
   within_images,
 )
 from tokpress_jax.tokenizers.pyramid import PyramidConfig, PyramidTokenizer
-from tokpress_jax.tokenizers.titok import (
-  TOWERS,
-  TiTokConfig,
-  TiTokTokenizer,
-  TowerConfig,
-)
+from tokpress_jax.tokenizers.titok import TiTokConfig, TiTokTokenizer
+from tokpress_jax.tokenizers.towers import TOWERS, TowerConfig
 from tokpress_jax.tokenizers.var import VARTokenizer, VARTokenizerConfig
 
 __all__ = [
   'TOWERS',
   'Coded',
   'Fixed',
+  'Halting',
+  'KARLConfig',
+  'KARLTokenizer',
   'MaskGITVQGAN',
   'MaskGITVQGANConfig',
   'MultiScaleConfig',

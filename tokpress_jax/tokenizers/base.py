@@ -77,7 +77,7 @@ class TokenizerConfig:
   @property
   def continuous(self) -> bool:
     """Whether tokens are vectors (embeddings) and have no codes."""
-    return isinstance(self.quantizer, quantize.GaussianConfig)
+    return isinstance(self.quantizer, quantize.ContinuousConfig)
 
   @property
   def nested(self) -> bool:

@@ -1,0 +1,50 @@
+"""No bottleneck: continuous tokens as the encoder gives them.
+
+Dimensions: D features.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from tokpress_jax.quantize import base, gaussian
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlainConfig(gaussian.ContinuousConfig):
+  """Continuous tokens without noise or loss.
+
+  Attributes:
+    dim: D.
+  """
+
+  dim: int = 12
+
+  def build(self, *, dtype: Any = jax.numpy.float32) -> 'PlainBottleneck':
+    """The module."""
+    del dtype
+    return PlainBottleneck(self)
+
+
+class PlainBottleneck(nn.Module):
+  """Gives what it is given; it has no parameters.
+
+  Attributes:
+    config: the number of features.
+  """
+
+  config: PlainConfig
+
+  def __call__(
+    self, z: Array, *, mask: Array | None = None, rng: Array | None = None
+  ) -> base.Quantized:
+    """Passes z [..., D], zeros where the mask is False; `rng` is unused."""
+    del rng
+    base.check_features(z, self.config.dim, 'as many as the config says')
+    return base.Quantized(
+      codes=None, embeddings=base.masked(z, mask), losses={}
+    )
