@@ -77,7 +77,8 @@ def main(argv: Sequence[str]) -> None:
         more = () if record.slots is None else (record.slots[row, :, None],)
         yield record.codes[row], np.minimum(length, limit), *more, *text
 
-  named = ('length', 'positions') if found.header.selects else ('length',)
+  named: tuple[str, ...] = ('length',)
+  named += ('positions',) if found.header.selects else ()
   named += () if texts_read is None else ('condition',)
   decode = jax.jit(
     lambda model, codes, *more: model.decode_codes(

@@ -19,7 +19,7 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.generators import coding
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.io import safetensors, token_header, token_sets, tokens
-from tokpress_jax.tokenizers import Fixed, Quality, legal_length
+from tokpress_jax.tokenizers import Fixed, Halting, Quality, legal_length
 
 # Records per file of a set, unless --shards says how many files there are.
 _PER_FILE = 16384

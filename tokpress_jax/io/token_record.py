@@ -19,6 +19,10 @@ first, the top bit of all but the last being set.
 | m      | the file's name, UTF-8                                            |
 | ...    | the payload: the codes, see `io.token_codings`                    |
 
+The record's checksum is the CRC-32 of all that stands before the payload, of
+the codes that count and, of tokenizers that select, of their slots, both as
+int32, square after square.
+
 Dimension letters: R squares of an image, N token slots, Q codes per token.
 """
 
@@ -69,7 +73,7 @@ class Record:
     return np.arange(self.codes.shape[1]) < self.lengths[:, None]
 
   def checksum(self, fields: bytes) -> int:
-    """CRC-32 of the fields, the codes and the slots (as int32)."""
+    """The record's checksum; `fields` are those of `pack_fields`."""
     content = [fields, self.codes[self.used].astype('<i4').tobytes()]
     if self.slots is not None:
       content.append(self.slots[self.used].astype('<i4').tobytes())
@@ -77,7 +81,7 @@ class Record:
 
 
 def pack_fields(record: Record) -> bytes:
-  """Everything of a record but its codes, with the checksum."""
+  """Everything of a record but its payload."""
   place, name = record.placement, record.name.encode()
   numbers = [record.index, record.label + 1, record.view, len(name)]
   numbers += [*place.original, *place.box, *place.grid]
