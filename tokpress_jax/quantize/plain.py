@@ -7,15 +7,17 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
-from tokpress_jax.quantize import base, gaussian
+from tokpress_jax.quantize import base
+from tokpress_jax.quantize.gaussian import ContinuousConfig
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlainConfig(gaussian.ContinuousConfig):
+class PlainConfig(ContinuousConfig):
   """Continuous tokens without noise or loss.
 
   Attributes:
@@ -24,7 +26,7 @@ class PlainConfig(gaussian.ContinuousConfig):
 
   dim: int = 12
 
-  def build(self, *, dtype: Any = jax.numpy.float32) -> 'PlainBottleneck':
+  def build(self, *, dtype: Any = jnp.float32) -> 'PlainBottleneck':
     """The module."""
     del dtype
     return PlainBottleneck(self)

@@ -111,6 +111,19 @@ class KARLConfig(base.TokenizerConfig):
     """Any latent may halt."""
     return True
 
+  def bins_of(self, target: Any, batch: int) -> Array:
+    """The bins of losses, int32 [B].
+
+    Args:
+      target: a loss, or one for each image [B]; the smallest bin at or above
+        it is taken, the last if there is none.
+      batch: B.
+    """
+    bins = jnp.asarray(self.bins, jnp.float32)
+    target = jnp.asarray(target, jnp.float32)
+    index = jnp.minimum(jnp.searchsorted(bins, target), len(bins) - 1)
+    return jnp.broadcast_to(index.astype(jnp.int32), (batch,))
+
   def build(self, *, dtype: Any = jnp.float32) -> KARLTokenizer:
     """Makes the module."""
     return KARLTokenizer(self, dtype=dtype)
@@ -167,19 +180,6 @@ class KARLTokenizer(base.Tokenizer):
     """Where the layer that gives pixels lies."""
     return painters.last_layer(self.config)
 
-  def bins_of(self, target: Any, batch: int) -> Array:
-    """The bins of losses, int32 [B].
-
-    Args:
-      target: a loss, or one for each image [B]; the smallest bin at or above
-        it is taken, the last if there is none.
-      batch: B.
-    """
-    bins = jnp.asarray(self.config.bins, jnp.float32)
-    target = jnp.asarray(target, jnp.float32)
-    index = jnp.minimum(jnp.searchsorted(bins, target), len(bins) - 1)
-    return jnp.broadcast_to(index.astype(jnp.int32), (batch,))
-
   def read(self, images: Array, length: Array, bins: Array) -> Reading:
     """Encodes images with the first `length` [B] latents.
 
@@ -209,7 +209,7 @@ class KARLTokenizer(base.Tokenizer):
     self, images: Array, rng: Array | None = None
   ) -> Callable[[Array], quantize.Quantized]:
     """See `Tokenizer.reader`; the smallest loss is asked for."""
-    self.check_draws(rng)
+    del rng  # Nothing is drawn.
     tokens = self.tokens_of(images)
     first = jnp.zeros(images.shape[:1], jnp.int32)
 
@@ -218,11 +218,6 @@ class KARLTokenizer(base.Tokenizer):
       return self.quantize(reading.latents, length)
 
     return read
-
-  def check_draws(self, rng: Array | None) -> None:
-    """Refuses a key: nothing is drawn here."""
-    if rng is not None:
-      raise ValueError('KARL draws no tokens at random; leave out rng')
 
   def quantize(
     self, latents: Array, length: Array, mask: Array | None = None
@@ -249,30 +244,16 @@ class KARLTokenizer(base.Tokenizer):
     if not isinstance(policy, lengths_lib.Halting):
       return super().encode(images, policy=policy, condition=condition, rng=rng)
     self.check_images(images)
-    self.check_draws(rng)
-    self.check_target(policy.target, images.shape[0])
+    self._check_draws(rng)
     c, batch = self.config, images.shape[0]
+    lengths_lib.check_target(policy.target, batch, c.bins)
     whole = jnp.full((batch,), c.tokens, jnp.int32)
-    bins = self.bins_of(policy.target, batch)
-    reading = self.read(images, whole, bins)
+    reading = self.read(images, whole, c.bins_of(policy.target, batch))
     kept = keep(reading.halting, policy.threshold)
-    order = jnp.argsort(~kept, axis=1, stable=True)[..., None]
+    order = jnp.argsort(~kept, axis=1, stable=True).astype(jnp.int32)
     length = jnp.sum(kept, axis=1, dtype=jnp.int32)
-    take = lambda x: jnp.take_along_axis(x, order, axis=1)
     out = self.quantize(reading.latents, whole)
-    size = jnp.array(images.shape[1:3], jnp.int32)
-    return types.Encoded(
-      codes=None if c.continuous else take(out.codes),
-      embeddings=take(out.embeddings) if c.continuous else None,
-      valid=lengths_lib.prefix_mask(length, c.tokens),
-      length=length,
-      positions=order.astype(jnp.int32),
-      image_size=jnp.broadcast_to(size[None], (batch, 2)),
-    )
-
-  def check_target(self, target: Any, batch: int) -> None:
-    """Refuses a loss that cannot be asked for, as far as it is known."""
-    lengths_lib.check_target(target, batch, self.config.bins)
+    return self._encoded(images, out, length, order[..., None])
 
   def render(self, codes: Array, length: Array, positions: Array) -> Array:
     """Decodes the first `length` [B] of codes [B, n, Q] of the slots [B, n]."""
