@@ -202,6 +202,12 @@ class Reader:
     """Reads them all, in order."""
     return (self[index] for index in range(len(self)))
 
+  def size_of(self, index: int) -> int:
+    """Returns the bytes of a record in its file, with its place's."""
+    shard, row = self._find(index)
+    start, stop = self._places[shard][row : row + 2].tolist()
+    return stop - start + 4
+
   def where(self, index: int) -> str:
     """Names the file and the record in it, for messages."""
     shard, row = self._find(index)
