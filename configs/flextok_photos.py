@@ -6,7 +6,7 @@ tokpress train configs/flextok_photos.py --workdir runs/flextok_photos
 from tokpress_jax.config import Config
 from tokpress_jax.data import DataConfig
 from tokpress_jax.quantize import FSQConfig
-from tokpress_jax.tokenizers import FlexTokConfig, FlexTowerConfig
+from tokpress_jax.tokenizers import FlexTokConfig, TowerConfig
 from tokpress_jax.train.config import OptimConfig, TrainConfig
 from tokpress_jax.train.tasks import FlowTokenizerTask
 
@@ -20,8 +20,8 @@ def get_config() -> Config:
         channels=3,
         patch=4,
         tokens=16,
-        encoder=FlexTowerConfig(width=96, depth=2, heads=4),
-        decoder=FlexTowerConfig(width=96, depth=4, heads=4),
+        encoder=TowerConfig(width=96, depth=2, heads=4),
+        decoder=TowerConfig(width=96, depth=4, heads=4),
         quantizer=FSQConfig(levels=(8, 8, 8, 5, 5, 5), form='lucidrains'),
         vae=None,
         max_timestep=1.0,

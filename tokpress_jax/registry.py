@@ -107,6 +107,14 @@ _ENTRIES = {
       licence='Apple, for research only',
     ),
     _row(
+      'karl',
+      'tokenizer',
+      'tokenizers.karl:KARLConfig',
+      paper='KARL, arXiv:2507.07995',
+      evidence='official',
+      licence='not stated',
+    ),
+    _row(
       'scale_wise',
       'generator',
       'generators.scale_wise:ScaleWiseConfig',
@@ -205,6 +213,12 @@ _ENTRIES = {
       'task',
       'train.tasks.flow:FlowTokenizerTask',
       paper='FlexTok, arXiv:2502.13967',
+    ),
+    _row(
+      'karl_task',
+      'task',
+      'train.tasks.karl:KARLTask',
+      paper='KARL, arXiv:2507.07995',
     ),
     _row('generator_task', 'task', 'train.tasks.generate:GeneratorTask'),
     _row('classifier_task', 'task', 'train.tasks.classify:ClassifierTask'),

@@ -29,7 +29,6 @@ SMALL = {
 }
 VQ = quantize.VQConfig(codebook_size=13, dim=4)
 TOWER = tokenizers.TowerConfig(width=8, depth=1, heads=2)
-FLOW_TOWER = tokenizers.FlexTowerConfig(width=8, depth=1, heads=2)
 MASKGIT = tokenizers.MaskGITVQGANConfig(
   **IMAGE,
   width=4,
@@ -130,8 +129,8 @@ ROWS = {
     tokenizers.FlexTokConfig(
       **IMAGE,
       tokens=5,
-      encoder=FLOW_TOWER,
-      decoder=dataclasses.replace(FLOW_TOWER, width=12, heads=3),
+      encoder=TOWER,
+      decoder=dataclasses.replace(TOWER, width=12, heads=3),
       quantizer=quantize.FSQConfig(levels=(4, 3, 5), form='lucidrains'),
       vae=None,
       steps=2,

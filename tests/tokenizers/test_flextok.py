@@ -392,7 +392,9 @@ def test_configs_that_cannot_be_are_refused():
   with pytest.raises(ValueError, match='its patch divides'):
     tokenizers.FlexTokConfig(patch=4)
   with pytest.raises(ValueError, match='divisible by 4'):
-    tokenizers.FlexTokConfig(encoder=tokenizers.FlexTowerConfig(width=66))
+    tokenizers.FlexTokConfig(
+      encoder=tokenizers.TowerConfig(width=66, depth=1, heads=1)
+    )
   with pytest.raises(ValueError, match='scaling must be above 0'):
     tokenizers.AutoencoderKLConfig(scaling=0.0)
   with pytest.raises(ValueError, match='shrink an image by 8'):

@@ -12,11 +12,12 @@ from tokpress_jax.tokenizers.base import (
 from tokpress_jax.tokenizers.flextok import (
   FlexTokConfig,
   FlexTokTokenizer,
-  FlexTowerConfig,
 )
+from tokpress_jax.tokenizers.karl import KARLConfig, KARLTokenizer
 from tokpress_jax.tokenizers.lengths import (
   Coded,
   Fixed,
+  Halting,
   Policy,
   Prefix,
   Quality,
@@ -44,12 +45,8 @@ from tokpress_jax.tokenizers.packing import (
   within_images,
 )
 from tokpress_jax.tokenizers.pyramid import PyramidConfig, PyramidTokenizer
-from tokpress_jax.tokenizers.titok import (
-  TOWERS,
-  TiTokConfig,
-  TiTokTokenizer,
-  TowerConfig,
-)
+from tokpress_jax.tokenizers.titok import TiTokConfig, TiTokTokenizer
+from tokpress_jax.tokenizers.towers import TOWERS, TowerConfig
 from tokpress_jax.tokenizers.var import VARTokenizer, VARTokenizerConfig
 
 __all__ = [
@@ -60,7 +57,9 @@ __all__ = [
   'Fixed',
   'FlexTokConfig',
   'FlexTokTokenizer',
-  'FlexTowerConfig',
+  'Halting',
+  'KARLConfig',
+  'KARLTokenizer',
   'MaskGITVQGAN',
   'MaskGITVQGANConfig',
   'MultiScaleConfig',

@@ -35,44 +35,11 @@ from flax import struct
 from tokpress_jax import flow, nn, quantize
 from tokpress_jax.tokenizers import autoencoder_kl, base
 from tokpress_jax.tokenizers import lengths as lengths_lib
+from tokpress_jax.tokenizers.towers import TOWERS, TowerConfig
 
 Array = jax.Array
 
 _EPS = 1e-5  # of the norms
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FlexTowerConfig:
-  """Size of an encoder or a decoder: width D, depth in layers, heads."""
-
-  width: int = 768
-  depth: int = 12
-  heads: int = 12
-
-  def stack(self, streams: tuple[int, ...] = ()) -> nn.StackConfig:
-    """Its transformer.
-
-    Args:
-      streams: tokens of each kind, modulated by weights of their own; () for a
-        transformer that is not modulated.
-    """
-    # Gated, and as many weights as an MLP of four times the width.
-    hidden = 8 * self.width // 3
-    block = nn.BlockConfig(
-      width=self.width,
-      heads=self.heads,
-      mlp_ratio=hidden / self.width,
-      activation='swiglu',
-      norm_eps=_EPS,
-      norm_affine=False,
-      bias='nowhere',
-      qk_norm='standard',
-      scale='mup',
-      modulation='block' if streams else None,
-      streams=streams,
-      gate_init=0.0,
-    )
-    return nn.StackConfig(depth=self.depth, block=block)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,8 +63,8 @@ class FlexTokConfig(base.TokenizerConfig):
 
   patch: int = 16
   tokens: int = 256
-  encoder: FlexTowerConfig = FlexTowerConfig()
-  decoder: FlexTowerConfig = FlexTowerConfig()
+  encoder: TowerConfig = TOWERS['base']
+  decoder: TowerConfig = TOWERS['base']
   quantizer: quantize.FSQConfig = quantize.FSQConfig(
     levels=(8, 8, 8, 5, 5, 5), form='lucidrains'
   )
@@ -372,7 +339,7 @@ class Encoder(linen.Module):
     )
     row = jnp.concatenate([patches, registers], axis=1)
     mask = register_mask(patches.shape[1], c.tokens)
-    row, _ = nn.Stack(size.stack(), dtype=self.dtype, name='stack')(
+    row, _ = nn.Stack(_stack_of(size), dtype=self.dtype, name='stack')(
       row, mask=jnp.asarray(mask)
     )
     row = row[:, patches.shape[1] :]
@@ -411,7 +378,7 @@ class Decoder(linen.Module):
     time = dense(width, 'time2')(time)  # [B, D]
     count = patches.shape[1]
     stack = nn.Stack(
-      c.decoder.stack((count, c.tokens)), dtype=self.dtype, name='stack'
+      _stack_of(c.decoder, (count, c.tokens)), dtype=self.dtype, name='stack'
     )
     row, _ = stack(jnp.concatenate([patches, registers], axis=1), cond=time)
     x = nn.ModulatedNorm(width, eps=_EPS, dtype=self.dtype, name='norm')(
@@ -424,6 +391,35 @@ class Decoder(linen.Module):
     )(x.astype(jnp.float32))
     side = c.grid
     return nn.unpatchify(x.reshape(len(x), side, side, -1), c.map_patch)
+
+
+def _stack_of(
+  tower: TowerConfig, streams: tuple[int, ...] = ()
+) -> nn.StackConfig:
+  """The transformer of a tower.
+
+  Args:
+    tower: its size.
+    streams: tokens of each kind, modulated by weights of their own; () for a
+      transformer that is not modulated.
+  """
+  # Gated, and as many weights as an MLP of four times the width.
+  hidden = 8 * tower.width // 3
+  block = nn.BlockConfig(
+    width=tower.width,
+    heads=tower.heads,
+    mlp_ratio=hidden / tower.width,
+    activation='swiglu',
+    norm_eps=_EPS,
+    norm_affine=False,
+    bias='nowhere',
+    qk_norm='standard',
+    scale='mup',
+    modulation='block' if streams else None,
+    streams=streams,
+    gate_init=0.0,
+  )
+  return nn.StackConfig(depth=tower.depth, block=block)
 
 
 def register_mask(patches: int, registers: int) -> np.ndarray:

@@ -28,8 +28,9 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.io import keymap
 from tokpress_jax.io.keymap import LINEAR, Rule, Transform
 from tokpress_jax.tokenizers import autoencoder_kl_keys
-from tokpress_jax.tokenizers.flextok import FlexTokConfig, FlexTowerConfig
+from tokpress_jax.tokenizers.flextok import FlexTokConfig
 from tokpress_jax.tokenizers.maskgit_vqgan_keys import layer
+from tokpress_jax.tokenizers.towers import TowerConfig
 
 _ROW = Transform(lambda x: x[None], lambda x: x[0])
 _LEVELS = {6: (8, 8, 8, 5, 5, 5)}  # the paper's, by the number of features
@@ -183,7 +184,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> FlexTokConfig:
   ):
     blocks = rf'{side}\.blocks\.(\d+)\.attn\.proj\.weight'
     depth = len(keymap.indexed(named, blocks))
-    towers[side] = FlexTowerConfig(width=wide, depth=depth, heads=wide // 64)
+    towers[side] = TowerConfig(width=wide, depth=depth, heads=wide // 64)
   dim = named['encoder.out.weight'][0]
   levels = _LEVELS.get(dim, (5,) * dim)
   return FlexTokConfig(
@@ -267,9 +268,7 @@ def released_config(encoder: int, decoder: int) -> FlexTokConfig:
     encoder: its depth; it is 64 times as wide.
     decoder: likewise.
   """
-  tower = lambda depth: FlexTowerConfig(
-    width=64 * depth, depth=depth, heads=depth
-  )
+  tower = lambda depth: TowerConfig(width=64 * depth, depth=depth, heads=depth)
   return FlexTokConfig(encoder=tower(encoder), decoder=tower(decoder))
 
 

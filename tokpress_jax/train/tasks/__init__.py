@@ -4,6 +4,7 @@ from tokpress_jax.train.tasks.adversary import AdversaryConfig
 from tokpress_jax.train.tasks.classify import ClassifierTask
 from tokpress_jax.train.tasks.flow import FlowTokenizerTask
 from tokpress_jax.train.tasks.generate import GeneratorTask
+from tokpress_jax.train.tasks.karl import KARLTask
 from tokpress_jax.train.tasks.proxy import ProxyTask
 from tokpress_jax.train.tasks.reconstruct import TokenizerTask
 
@@ -12,6 +13,7 @@ __all__ = [
   'ClassifierTask',
   'FlowTokenizerTask',
   'GeneratorTask',
+  'KARLTask',
   'ProxyTask',
   'TokenizerTask',
 ]
