@@ -34,12 +34,12 @@ def get_config() -> Config:
     ),
     data=DataConfig(name='photos', image_size=32, flip=True),
     train=TrainConfig(
-      steps=1000,
+      steps=750,
       batch_size=64,
       ema_decay=0.99,
       log_every=50,
-      eval_every=1000,
-      checkpoint_every=500,
+      eval_every=750,
+      checkpoint_every=250,
     ),
     optim=OptimConfig(
       learning_rate=3e-3,

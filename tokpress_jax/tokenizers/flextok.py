@@ -49,8 +49,8 @@ class FlexTokConfig(base.TokenizerConfig):
   Attributes:
     patch: side of a patch in pixels; with an autoencoder a multiple of its own.
     tokens: N.
-    encoder: its size.
-    decoder: its size.
+    encoder: its size; MLPs are gated SiLUs whatever its `activation`.
+    decoder: likewise.
     quantizer: the bottleneck, F features.
     vae: the autoencoder in whose latents the flow is; None for pixels.
     null: what guidance puts in place of the tokens: a 'learned' vector, or
