@@ -22,6 +22,7 @@ class Flags(common.SamplerFlags):
       the same data set.
     out: Where index.html and metrics.json go.
     samples: Samples of each generator.
+    test_images: Test images to measure on, at most.
     step_counts: Numbers of steps at which generators that refine (MaskGIT) and
       tokenizers that decode by a flow are measured too, and drawn as a curve.
   """
@@ -29,6 +30,7 @@ class Flags(common.SamplerFlags):
   runs: tyro.conf.Positional[tuple[str, ...]]
   out: str
   samples: int = 500
+  test_images: int = 1024
   step_counts: tuple[int, ...] = ()
 
 
@@ -75,7 +77,7 @@ def measure(flags: Flags, *, command: str = '') -> Any:
       f'the runs were trained on different data: {used[0]} and {other[0]}; '
       'report them apart'
     )
-  images = report.image_set(used[0])
+  images = report.image_set(used[0], max_test=flags.test_images)
   models = {name: load_lib.load(run) for name, run in runs.items()}
   of = lambda family: {
     n: m for n, m in models.items() if m.spec.family == family
