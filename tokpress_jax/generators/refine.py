@@ -7,6 +7,7 @@ steps of the diffusion.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -184,7 +185,7 @@ def _flow(head: heads.FlowHead, how: flow.FlowSampler, rng: Array) -> _Draw:
     scale = None if guidance is None else 1 + guidance
     noise = sampling.token_normal(rng, here, (head.channels,))
     return flow.sample(
-      how.replace(guidance=scale),
+      dataclasses.replace(how, guidance=scale),
       lambda x, t: head.denoise(x, cond + head.embed_time(t)[None, None]),
       temperature * noise,
     )

@@ -91,7 +91,11 @@ def prepare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     tensors: released names to arrays, with anything before the names.
   """
   found = {}
-  levels = {int(m[1]) for m in map(_UP.search, tensors) if m}
+  last = max((int(m[1]) for m in map(_UP.search, tensors) if m), default=0)
+
+  def reversed_level(match: re.Match[str]) -> str:
+    return f'up_blocks.{last - int(match[1])}.'
+
   for name, x in tensors.items():
     parts = name.split('.')
     if 'attentions' in parts:
@@ -102,9 +106,7 @@ def prepare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
       name = re.sub(
         r'resnets\.(\d+)', lambda m: f'resnets.{int(m[1]) + 1}', name
       )
-    last = max(levels, default=0)
-    name = _UP.sub(lambda m, n=last: f'up_blocks.{n - int(m[1])}.', name)
-    found[name] = x
+    found[_UP.sub(reversed_level, name)] = x
   return join(found, ('to_q', 'to_k', 'to_v'), 'qkv')
 
 

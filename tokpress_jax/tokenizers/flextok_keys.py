@@ -195,7 +195,8 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> FlexTokConfig:
     quantizer=quantize.FSQConfig(levels=levels, form='lucidrains'),
     vae=dataclasses.replace(vae, image_size=size),
     null='learned' if 'decoder.nullcond' in named else 'zero',
-    **towers,
+    encoder=towers['encoder'],
+    decoder=towers['decoder'],
   )
 
 
