@@ -1,6 +1,18 @@
 """FlexTok at a small size: 16 tokens of a crop, drawn by a flow of pixels.
 
-tokpress train configs/flextok_photos.py --workdir runs/flextok_photos
+  tokpress train configs/flextok_photos.py --workdir runs/flextok_photos
+
+Hardware: 2 CPU cores; about a step a second with one core to itself, 13
+minutes. It shows that the training runs; it is far too short for good pictures.
+PSNR of held-out crops with 1, 2, 4, 8 and all tokens: 14.8, 14.8, 14.8, 15.0,
+15.0 dB after 750 steps (12.5, 12.6, 12.8, 13.0, 13.0 after 100). Tokens carry
+an image's colours so far; shapes come from the noise, which is the same for all
+images. Error of the velocity with tokens and without: 0.205, 0.226. In 1, 2, 5,
+10 and 25 steps of the flow, all tokens, 128 crops: 13.7, 15.4, 15.3, 15.2, 15.0
+dB (`tokpress report runs/flextok_photos --out DIR --step-counts 1 2 5 10 25`),
+as what is drawn has more detail, and wrong detail, with more steps. That run
+was stopped and resumed at step 647, up to which its rate fell towards 1000
+steps and not 750.
 """
 
 from tokpress_jax.config import Config
