@@ -117,7 +117,7 @@ class Symbols:
       masks = self._of_masks(rows)
       numbers = _Numbers(payload, count + len(masks.sizes), pop)
       kept = np.array(numbers.take(masks)).reshape(rows, -1)
-      _checkkept_of(kept, record)
+      check_kept(kept, record)
       slots = np.nonzero(kept)[1]
       places.append(masks.begins + kept.ravel())
     else:
@@ -162,7 +162,8 @@ def kept_of(record: Record) -> np.ndarray:
   return kept
 
 
-def _checkkept_of(kept: np.ndarray, record: Record) -> None:
+def check_kept(kept: np.ndarray, record: Record) -> None:
+  """Raises `UserError` unless as many slots are used as there are tokens."""
   if not (kept.sum(axis=1) == record.lengths).all():
     raise damaged()
 
