@@ -25,7 +25,13 @@ from tokpress_jax.nn.norms import (
   make_norm,
   modulate,
 )
-from tokpress_jax.nn.patches import check_patch, patchify, unpatchify
+from tokpress_jax.nn.patches import (
+  check_patch,
+  patchify,
+  patchify_video,
+  unpatchify,
+  unpatchify_video,
+)
 from tokpress_jax.nn.positions import (
   LearnedPositions,
   Rotation,
@@ -70,9 +76,11 @@ __all__ = [
   'modulate',
   'over_layers',
   'patchify',
+  'patchify_video',
   'rotate',
   'rotation',
   'sincos',
   'unpatchify',
+  'unpatchify_video',
   'unstack',
 ]

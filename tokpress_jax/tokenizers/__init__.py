@@ -5,6 +5,11 @@ from tokpress_jax.tokenizers.base import (
   Tokenizer,
   TokenizerConfig,
 )
+from tokpress_jax.tokenizers.elastictok import (
+  ElasticTok,
+  ElasticTokConfig,
+  kept_tokens,
+)
 from tokpress_jax.tokenizers.lengths import (
   Coded,
   Fixed,
@@ -46,6 +51,8 @@ from tokpress_jax.tokenizers.var import VARTokenizer, VARTokenizerConfig
 __all__ = [
   'TOWERS',
   'Coded',
+  'ElasticTok',
+  'ElasticTokConfig',
   'Fixed',
   'MaskGITVQGAN',
   'MaskGITVQGANConfig',
@@ -68,6 +75,7 @@ __all__ = [
   'VARTokenizer',
   'VARTokenizerConfig',
   'bucket',
+  'kept_tokens',
   'legal_length',
   'minus_lpips',
   'pack',
