@@ -91,6 +91,14 @@ _ENTRIES = {
       licence='Apache-2.0',
     ),
     _row(
+      'elastictok',
+      'tokenizer',
+      'tokenizers.elastictok:ElasticTokConfig',
+      paper='ElasticTok, arXiv:2410.08368',
+      evidence='official',
+      licence='Apache-2.0',
+    ),
+    _row(
       'scale_wise',
       'generator',
       'generators.scale_wise:ScaleWiseConfig',

@@ -10,6 +10,7 @@ from tokpress_jax.tokenizers.elastictok import (
   ElasticTokConfig,
   kept_tokens,
 )
+from tokpress_jax.tokenizers.error_search import ErrorSearch
 from tokpress_jax.tokenizers.lengths import (
   Coded,
   Fixed,
@@ -53,6 +54,7 @@ __all__ = [
   'Coded',
   'ElasticTok',
   'ElasticTokConfig',
+  'ErrorSearch',
   'Fixed',
   'MaskGITVQGAN',
   'MaskGITVQGANConfig',

@@ -209,6 +209,7 @@ class ElasticTok(base.Tokenizer):
       images: [B, H, W, C] float32 in [-1, 1], or videos [B, K frames, H, W, C].
       policy: how many tokens each image or block gets; all if None. It sees
         the frames of a block one below the other, as [B, frames H, W, C].
+        `Prefix` may have a length for each block, int32 [B, K].
       condition: not read.
       rng: a typed key to draw continuous tokens with; None takes their means.
       blocks: int32 [B], how many blocks of a video count; all if None.
@@ -220,9 +221,7 @@ class ElasticTok(base.Tokenizer):
     if images.ndim == 4:
       if blocks is not None:
         raise errors.UserError('blocks counts those of videos; leave it out')
-      return super().encode(
-        images, policy=policy, condition=condition, rng=rng
-      )
+      return super().encode(images, policy=policy, condition=condition, rng=rng)
     self._check(images)
     self.check_condition(condition, images.shape[0])
     continuous = self.config.continuous
@@ -245,9 +244,11 @@ class ElasticTok(base.Tokenizer):
     batch, count, slots, _ = patches.shape
     blocks = jnp.full((batch,), count) if blocks is None else blocks
     keys = None if rng is None else jax.random.split(rng, count)
+    given = _lengths_of_blocks(policy, (batch, count))
 
     def one(caches: Any, block: Any) -> tuple[Any, Any]:
-      number, x, key = block
+      number, x, key, tokens = block
+      choose = policy if tokens is None else lengths_lib.Prefix(tokens)
       options = {'first': number}
 
       def read(length: Array) -> tuple[quantize.Quantized, Any]:
@@ -262,7 +263,7 @@ class ElasticTok(base.Tokenizer):
         painted = self._stacked(paint(read(length)[0])[0])
         return jnp.clip(painted, -1.0, 1.0)
 
-      length = policy.lengths(
+      length = choose.lengths(
         lengths_lib.Coded(
           images=self._stacked(x), boundaries=self.boundaries, decode=at
         )
@@ -274,7 +275,7 @@ class ElasticTok(base.Tokenizer):
       return caches, (kept, length)
 
     caches = self._caches(batch, count)
-    xs = (jnp.arange(count), jnp.moveaxis(patches, 1, 0), keys)
+    xs = (jnp.arange(count), jnp.moveaxis(patches, 1, 0), keys, given)
     _, (tokens, length) = jax.lax.scan(one, caches, xs)
     tokens, length = jnp.moveaxis(tokens, 0, 1), length.T
     size = jnp.array(video.shape[2:4], jnp.int32)
@@ -411,9 +412,7 @@ class Encoder(linen.Module):
     """
     masked, kept = self.kept()
     x = self.embed(patches.astype(self.dtype))
-    x = x + jnp.where(
-      seen[..., None], kept[None, None], masked[None, None]
-    )
+    x = x + jnp.where(seen[..., None], kept[None, None], masked[None, None])
     x, cache = self.tower(x, first=first, cache=cache)
     return self.to_code(x), cache
 
@@ -508,6 +507,23 @@ class Tower(linen.Module):
       start=start,
     )
     return self.norm(x), cache
+
+
+def _lengths_of_blocks(
+  policy: lengths_lib.Policy, shape: tuple[int, int]
+) -> Array | None:
+  """Lengths [K, B] that a policy has for each block, if it has."""
+  if not isinstance(policy, lengths_lib.Prefix):
+    return None
+  tokens = jnp.asarray(policy.tokens)
+  if tokens.ndim < 2:
+    return None
+  if tokens.shape != shape:
+    raise ValueError(
+      f'Prefix needs one length per block, {list(shape)}, or per video, '
+      f'{list(shape[:1])}; got {list(tokens.shape)}'
+    )
+  return tokens.T
 
 
 def _rotation(config: ElasticTokConfig, positions: Array) -> nn.Rotation:
