@@ -313,12 +313,13 @@ class Attention(nn.Module):
       self.log_scale = self.param(
         'log_scale', nn.initializers.constant(float(np.log(4))), (c.heads,)
       )
-    elif c.qk_norm == 'standard':
-      norm = lambda: norms.LayerNorm(eps=1e-5, affine=False, dtype=self.dtype)
-      self.q_norm, self.k_norm = norm(), norm()
     elif c.qk_norm:
+      plain = c.qk_norm == 'standard'
       norm = lambda: norms.make_norm(
-        c.qk_norm, eps=1e-6, affine=True, dtype=self.dtype
+        'layer' if plain else str(c.qk_norm),
+        eps=1e-5 if plain else 1e-6,
+        affine=not plain,
+        dtype=self.dtype,
       )
       self.q_norm, self.k_norm = norm(), norm()
 
