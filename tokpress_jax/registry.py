@@ -99,6 +99,14 @@ _ENTRIES = {
       licence='Apache-2.0',
     ),
     _row(
+      'karl',
+      'tokenizer',
+      'tokenizers.karl:KARLConfig',
+      paper='KARL, arXiv:2507.07995',
+      evidence='official',
+      licence='not stated',
+    ),
+    _row(
       'scale_wise',
       'generator',
       'generators.scale_wise:ScaleWiseConfig',
@@ -191,6 +199,12 @@ _ENTRIES = {
       'task',
       'train.tasks.proxy:ProxyTask',
       paper='TiTok, arXiv:2406.07550',
+    ),
+    _row(
+      'karl_task',
+      'task',
+      'train.tasks.karl:KARLTask',
+      paper='KARL, arXiv:2507.07995',
     ),
     _row('generator_task', 'task', 'train.tasks.generate:GeneratorTask'),
     _row('classifier_task', 'task', 'train.tasks.classify:ClassifierTask'),

@@ -1,3 +1,4 @@
+import binascii
 import concurrent.futures
 import dataclasses
 import json
@@ -9,7 +10,13 @@ import numpy as np
 import pytest
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import images, token_sets, tokens
+from tokpress_jax.io import (
+  images,
+  token_codings,
+  token_record,
+  token_sets,
+  tokens,
+)
 
 HEADER = tokens.Header(
   fingerprint='0123456789abcdef',
@@ -82,6 +89,20 @@ def test_round_trip(file):
       found[index]
 
 
+def varints(data, count):
+  """Reads numbers by hand; gives them and the rest."""
+  found = []
+  for _ in range(count):
+    number = shift = 0
+    while True:
+      number |= (data[0] & 127) << shift
+      shift, more, data = shift + 7, data[0] > 127, data[1:]
+      if not more:
+        break
+    found.append(number)
+  return found, data
+
+
 def test_bytes_are_those_of_the_docstring(file):
   """Read by hand, from the tables alone."""
   data = file.read_bytes()
@@ -90,25 +111,31 @@ def test_bytes_are_those_of_the_docstring(file):
   text = data[16 : 16 + length]
   assert zlib.crc32(text) == check
   body = json.loads(text)
-  assert body['format'] == 1 and body['coding'] == 'uint16'
+  assert body['format'] == 2 and body['coding'] == 'plain'
   assert body['boundaries'] == [1, 5] and body['class_names'][2] == 'c'
   check, count = struct.unpack('<IQ', data[-20:-8])
-  places = data[-20 - 8 * (count + 1) : -20]
-  assert count == 7 and zlib.crc32(places) == check
-  places = struct.unpack('<8Q', places)
-  assert places[0] == 16 + length and places[7] == len(data) - 20 - 64
+  sizes = data[-20 - 4 * count : -20]
+  assert count == 7 and zlib.crc32(sizes) == check
+  sizes = struct.unpack('<7I', sizes)
+  assert 16 + length + sum(sizes) == len(data) - 20 - 28
   want = RECORDS[5]  # 2 x 3 tiles
-  part = data[places[5] : places[6]]
-  assert struct.unpack('<I', part[:4])[0] == zlib.crc32(part[4:])
-  assert struct.unpack('<qiHH', part[4:20]) == (5, 0, 1, 13)
-  assert struct.unpack('<2I4I2H', part[20:48]) == (16, 24, 0, 1, 16, 24, 2, 3)
-  lengths = struct.unpack('<6I', part[48:72])
+  start = 16 + length + sum(sizes[:5])
+  part = data[start : start + sizes[5]]
+  fields, rest = varints(part[2:], 12)
+  assert fields == [5, 1, 1, 13, 16, 24, 0, 1, 16, 24, 2, 3]
+  (first, *lengths), rest = varints(rest, 7)
+  assert first == 0  # They differ.
   np.testing.assert_array_equal(lengths, want.lengths)
-  assert part[72:85].decode() == 'grüße 5.png'
-  codes = struct.unpack(f'<{2 * sum(lengths)}H', part[85:])
+  assert rest[:13].decode() == 'grüße 5.png'
+  assert binascii.crc_hqx(part[2 : -len(rest) + 13], 0) == int.from_bytes(
+    part[:2], 'little'
+  )
+  codes = struct.unpack(f'<{2 * sum(lengths)}H', rest[17:])
   flat = [c for row, n in zip(want.codes, lengths, strict=True)
           for c in row[:n].ravel()]  # fmt: skip
   assert list(codes) == flat
+  own = part[: -len(rest) + 13] + struct.pack(f'<{len(flat)}i', *flat)
+  assert struct.unpack('<I', rest[13:17])[0] == zlib.crc32(own)
 
 
 @pytest.mark.parametrize(
@@ -129,8 +156,112 @@ def test_codes_take_the_smallest_integer(tmp_path, size, coding):
     tokens.write(tmp_path / 'x.tok', header, [largest] * count)
     lengths.append((tmp_path / 'x.tok').stat().st_size)
     assert_same(tokens.Reader([tmp_path / 'x.tok'])[0], largest)
-  fixed = 4 + 8 + 4 + 2 + 2 + 8 + 16 + 4 + 4 + len(largest.name.encode())
-  assert lengths[1] - lengths[0] == fixed + 5 * coding + 8  # and its place
+  fixed = 2 + 12 + 1 + 4 + len(largest.name.encode())
+  assert lengths[1] - lengths[0] == fixed + 5 * coding + 4  # and its size
+
+
+CODINGS = ('plain', 'packed', 'adaptive')
+
+
+def selected(index):
+  """A record whose tokens come from any of the slots."""
+  found = record(index, grid=(1, 1 + index % 2))
+  rng = np.random.default_rng(index)
+  slots = np.zeros(found.codes.shape[:2], np.int32)
+  for row, n in zip(slots, found.lengths, strict=True):
+    row[:n] = np.sort(rng.choice(5, n, replace=False))
+  return dataclasses.replace(found, slots=slots)
+
+
+@pytest.mark.parametrize('coding', CODINGS)
+@pytest.mark.parametrize('digits', [(), (3, 10, 10)])
+@pytest.mark.parametrize('selects', [False, True])
+def test_codings_round_trip(tmp_path, coding, digits, selects):
+  header = dataclasses.replace(
+    HEADER, coding=coding, digits=digits, selects=selects
+  )
+  make = selected if selects else record
+  written = [make(i) for i in range(90)]  # past the groups of 1, 2, ..., 64
+  path = tmp_path / 'x.tok'
+  tokens.write(path, header, iter(written))
+  found = tokens.Reader([path])
+  np.testing.assert_array_equal(found[89].codes, written[89].codes)
+  for a, b in zip(found, written, strict=True):
+    assert_same(a, b)
+    if selects:
+      np.testing.assert_array_equal(a.slots, b.slots)
+
+
+@pytest.mark.parametrize('coding', CODINGS)
+def test_more_symbols_than_one_number_holds(tmp_path, coding):
+  header = dataclasses.replace(HEADER, coding=coding, digits=(3, 10, 10))
+  # 30 x 30 squares of at most 5 tokens of 2 codes of 3 digits.
+  written = [record(i, grid=(30, 30)) for i in range(2)]
+  assert 6 * written[0].lengths.sum() > 2 * 4096
+  path = tmp_path / 'x.tok'
+  tokens.write(path, header, written)
+  for a, b in zip(tokens.Reader([path]), written, strict=True):
+    assert_same(a, b)
+
+
+def test_a_thousand_images_of_mixed_sizes_are_as_long_as_their_information(
+  tmp_path,
+):
+  """What the adaptive coding says they take, computed with logarithms."""
+  header = dataclasses.replace(
+    HEADER,
+    boundaries=tuple(range(1, 17)),
+    tokens=16,
+    num_codes=1,
+    fit='crop',
+    digits=(3, 10, 10),
+    coding='adaptive',
+  )
+  rng = np.random.default_rng(0)
+  written, ideal = [], 0.0
+  own, size, waiting = [np.zeros((16, v)) for v in (3, 10, 10)], 1, []
+  for index in range(1000):
+    n = int(rng.integers(1, 17))
+    digits = np.minimum(rng.geometric(0.5, (n, 3)) - 1, (2, 9, 9))
+    codes = np.zeros((1, 16, 1), np.int32)
+    codes[0, :n, 0] = digits @ (1, 3, 30)
+    shape = rng.integers(8, 900, 2).tolist()
+    written.append(
+      tokens.Record(
+        codes=codes,
+        lengths=np.array([n], np.int32),
+        placement=images.Placement(
+          policy='crop', original=tuple(shape), size=8, box=(0, 0, *shape)
+        ),
+        index=index,
+      )
+    )
+    for counts, column in zip(own, digits.T, strict=True):
+      shared = counts.sum(0) + 0.5
+      mixed = counts[:n] + 16 * shared / shared.sum()
+      p = mixed / mixed.sum(1, keepdims=True)
+      ideal -= np.log2(p[np.arange(n), column]).sum()
+    waiting.append(digits)
+    if len(waiting) == size:
+      for row in waiting:
+        for counts, column in zip(own, row.T, strict=True):
+          counts[np.arange(len(column)), column] += 1
+      waiting, size = [], min(2 * size, 64)
+  path = tmp_path / 'x.tok'
+  tokens.write(path, header, written)
+  for a, b in zip(tokens.Reader([path]), written, strict=True):
+    assert_same(a, b)
+  payload = bits = 0
+  for one in token_codings.coding_of(header).encode(written):
+    _, _, numbers = token_record.unpack_fields(one, header)
+    payload += 8 * len(numbers)
+    bits += int.from_bytes(numbers, 'little').bit_length()
+  checks = 33 * 1000  # each number begins with its checksum
+  assert abs(bits - checks - ideal) < 0.03 * ideal, (bits - checks, ideal)
+  assert payload < bits + 8 * 1000  # whole bytes
+  # The same by equal code lengths is a third longer.
+  uniform = sum(r.lengths.sum() for r in written) * np.log2(300)
+  assert uniform > 1.3 * ideal
 
 
 def test_a_cut_file_is_refused(file, tmp_path):
@@ -142,7 +273,10 @@ def test_a_cut_file_is_refused(file, tmp_path):
       tokens.Reader([cut])
 
 
-def test_a_flipped_bit_never_passes(file, tmp_path):
+@pytest.mark.parametrize('coding', CODINGS)
+def test_a_flipped_bit_never_passes(tmp_path, coding):
+  file = tmp_path / 'x.tok'
+  tokens.write(file, dataclasses.replace(HEADER, coding=coding), RECORDS)
   data = file.read_bytes()
   bad = tmp_path / 'bad.tok'
   rng = np.random.default_rng(0)
@@ -193,9 +327,9 @@ def with_header(path, change):
 @pytest.mark.parametrize(
   'change, message',
   [
-    ({'format': 2}, r'has format 2 .* reads format 1'),
+    ({'format': 1}, r'has format 1.* reads format 2'),
     ({'coding': 'arithmetic'}, "coding 'arithmetic'"),
-    ({'coding': 'uint8'}, '300 codes in uint8'),
+    ({'digits': [7, 40]}, r'digits \(7, 40\) of 300 codes'),
     ({'colour': 'red'}, "header that is none.*'colour'"),
     ({'boundaries': None}, None),
   ],
@@ -216,8 +350,8 @@ def test_headers_of_other_versions(tmp_path, change, message):
   [
     ({'codebook_size': 299}, r'record 0 holds the code 299, .* 299 codes'),
     ({'num_classes': 2}, 'record 0 has the class 2 of 2'),
-    ({'boundaries': (1, 4)}, 'record 0 holds 10 codes'),
-    ({'num_codes': 1}, 'record 0 holds 10 codes'),
+    ({'boundaries': (1, 4)}, 'record 0 has a square of 5 tokens'),
+    ({'num_codes': 1}, 'record 0 holds 20 bytes .* take 10'),
   ],
 )
 def test_records_that_do_not_fit_the_header(tmp_path, fields, message):

@@ -199,7 +199,7 @@ def test_sizes_are_read_off_the_tensors():
     assert config.tokens == said['num_latent_tokens']
     for side in ('encoder', 'decoder'):
       size = case.TOWERS[said[f'vit_{side[:3]}_model_size']]
-      assert dataclasses.astuple(getattr(config, side)) == size
+      assert dataclasses.astuple(getattr(config, side))[:3] == size
     assert (config.vqgan is not None) == said['finetune_decoder']
     assert (
       config.image_size == case.SIDE

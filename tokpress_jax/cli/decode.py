@@ -13,8 +13,9 @@ import tyro
 
 from tokpress_jax.cli import common, texts
 from tokpress_jax.errors import UserError
+from tokpress_jax.generators import coding
 from tokpress_jax.io import images as images_lib
-from tokpress_jax.io import safetensors, tokens
+from tokpress_jax.io import safetensors, token_sets, tokens
 from tokpress_jax.tokenizers import legal_length
 
 
@@ -24,8 +25,12 @@ class Flags(texts.TextFlags):
 
   Attributes:
     model: The tokenizer that encoded them.
-    files: Token files of one set, see `tokpress_jax.io.tokens`.
+    files: Token files of one set, see `tokpress_jax.io.tokens`, or a directory
+      of them.
     out: Folder for the images.
+    generator: The generator that coded them (`encode --coding generator`).
+    recode: Also write the tokens to this file, coded adaptively, so that it
+      reads without the generator.
     tokens: Use only so many tokens of each image.
     batch_size: Images at once.
   """
@@ -34,6 +39,8 @@ class Flags(texts.TextFlags):
   files: tyro.conf.Positional[tuple[str, ...]]
   out: str = 'decoded'
   tokens: int | None = None
+  generator: str | None = None
+  recode: str | None = None
   batch_size: int = 64
 
 
@@ -44,9 +51,17 @@ def main(argv: Sequence[str]) -> None:
   config = model.module.config
   if not flags.files:
     raise UserError('Name at least one token file.')
-  found = tokens.Reader(flags.files)
+  coder = None
+  if flags.generator is not None:
+    coder = common.load(flags.generator, 'generator')
+  files = [path for name in flags.files for path in token_sets.files_of(name)]
+  found = tokens.Reader(files, coding=coding.opener(coder))
+  if flags.recode is not None:
+    header = dataclasses.replace(found.header, coding='adaptive', coder='')
+    header = dataclasses.replace(header, shard=(0, 1))
+    tokens.write(flags.recode, header, found)
   found.header.check_tokenizer(
-    flags.files[0], config, safetensors.fingerprint(model.variables)
+    str(files[0]), config, safetensors.fingerprint(model.variables)
   )
   limit = config.num_tokens
   if flags.tokens is not None:
@@ -58,12 +73,16 @@ def main(argv: Sequence[str]) -> None:
     for number, record in enumerate(found):
       waiting.append(record)
       text = () if texts_read is None else (texts_read[number],)
-      for codes, length in zip(record.codes, record.lengths, strict=True):
-        yield codes, np.minimum(length, limit), *text
+      for row, length in enumerate(record.lengths):
+        more = () if record.slots is None else (record.slots[row, :, None],)
+        yield record.codes[row], np.minimum(length, limit), *more, *text
 
+  named: tuple[str, ...] = ('length',)
+  named += ('positions',) if found.header.selects else ()
+  named += () if texts_read is None else ('condition',)
   decode = jax.jit(
-    lambda model, codes, length, condition=None: model.decode_codes(
-      codes, length=length, condition=condition
+    lambda model, codes, *more: model.decode_codes(
+      codes, **dict(zip(named, more, strict=True))
     )
   )
   size = flags.batch_size

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import tqdm
@@ -16,9 +16,10 @@ from tokpress_jax.cli import common, encoder
 from tokpress_jax.data.config import OnError
 from tokpress_jax.data.views import Views
 from tokpress_jax.errors import UserError
+from tokpress_jax.generators import coding
 from tokpress_jax.io import images as images_lib
-from tokpress_jax.io import safetensors, token_sets, tokens
-from tokpress_jax.tokenizers import legal_length
+from tokpress_jax.io import safetensors, token_header, token_sets, tokens
+from tokpress_jax.tokenizers import Fixed, Halting, Quality, legal_length
 
 # Records per file of a set, unless --shards says how many files there are.
 _PER_FILE = 16384
@@ -39,10 +40,18 @@ class Flags:
   Attributes:
     model: A tokenizer: model directory, work directory or hub name.
     images: Image files, and folders of them; none with --data.
-    out: The token file, `tokens.tok` by default; with --data the directory of
-      the cache, `tokens` by default.
+    out: The token file, `tokens.tok` by default, or a directory for it; with
+      --data the directory of the cache, `tokens` by default.
     tokens: Tokens per image; all by default. Between two legal lengths the
       lower one is used, and said.
+    psnr: Instead, as few tokens for each image as give it so many dB.
+    loss: Instead, of a tokenizer that halts (KARL): as few tokens as it thinks
+      are needed for so small a loss.
+    coding: How codes are stored: plain (fastest to read), packed (log2 of the
+      codebook's size each), adaptive (by the frequencies of those before; the
+      smallest without a generator), generator (by --generator).
+    generator: A generator of this tokenizer, whose probabilities code; decode
+      needs it too.
     fit: How images become square: crop, pad, resize or tile.
     batch_size: Images at once, over all devices.
     data: A data set, as --data.name of `tokpress train`.
@@ -67,6 +76,10 @@ class Flags:
   images: tyro.conf.Positional[tuple[str, ...]] = ()
   out: str | None = None
   tokens: int | None = None
+  psnr: float | None = None
+  loss: float | None = None
+  coding: Literal[token_header.CODINGS] = 'plain'  # type: ignore[valid-type]
+  generator: str | None = None
   fit: images_lib.Policy = 'crop'
   batch_size: int = 64
   data: str | None = None
@@ -91,8 +104,15 @@ def main(argv: Sequence[str]) -> None:
   out = flags.out or ('tokens' if flags.data else f'tokens{tokens.SUFFIX}')
   model = common.load(flags.model, 'tokenizer')
   config = model.module.config
-  budget = config.num_tokens if flags.tokens is None else flags.tokens
-  length = legal_length(budget, config.boundaries)
+  policy, length = _policy(flags, config)
+  if config.continuous:
+    raise UserError(
+      f'{flags.model} has continuous tokens, of which a token file holds none; '
+      'take a tokenizer with a codebook.'
+    )
+  coder = None
+  if flags.generator is not None:
+    coder = common.load(flags.generator, 'generator')
   views = Views(
     size=config.image_size,
     fit=flags.fit,
@@ -112,6 +132,11 @@ def main(argv: Sequence[str]) -> None:
     tokens=length,
     num_codes=config.quantizer.num_codes,
     codebook_size=config.codebook_size,
+    digits=config.quantizer.digits,
+    selects=config.selects,
+    coding=flags.coding,
+    coder='' if coder is None else coding.coder_of(coder),
+    lengths=_lengths(flags),
     fit=flags.fit,
     source=source.info.name,
     split=source.info.split,
@@ -130,7 +155,8 @@ def main(argv: Sequence[str]) -> None:
   size = (
     flags.batch_size if flags.fit == 'tile' else min(flags.batch_size, most)
   )
-  encode = encoder.Encoder(model, length, size)
+  encode = encoder.Encoder(model, policy, size)
+  coded = coding.opener(coder)(header)
   tally: collections.Counter[str] = collections.Counter()
   total = sum(len(part.records) for part in plan)
   with tqdm.tqdm(total=total, unit='image', disable=None) as bar:
@@ -141,6 +167,7 @@ def main(argv: Sequence[str]) -> None:
         bar.update(new)
         tally['images'] += new
         tally['squares'] += len(record.codes)
+        tally['tokens'] += int(record.lengths.sum())
         yield record
 
     for part in plan:
@@ -151,12 +178,14 @@ def main(argv: Sequence[str]) -> None:
         part.path,
         dataclasses.replace(header, shard=part.shard),
         watched(encode(seen)),
+        coding=coded,
       )
-  bits = config.bits_per_token
-  coded = math.ceil(tally['squares'] * length * bits / 8)
+      tally['bytes'] += part.path.stat().st_size
+  each = tally['tokens'] / max(tally['squares'], 1)
   print(
-    f'{tally["images"]} images, {tally["squares"]} x {length} tokens of '
-    f'{bits:.4g} bits ({coded} bytes of code): {out}'
+    f'{tally["images"]} images, {tally["squares"]} x {each:.4g} tokens of '
+    f'{config.bits_per_token:.4g} bits; {tally["bytes"]} bytes '
+    f'({flags.coding}): {out}'
   )
   if flags.data is not None:
     ((count, there),) = token_sets.list_sets(out)[header.split].items()
@@ -173,6 +202,24 @@ class _Part:
   path: pathlib.Path
   shard: tuple[int, int]
   records: range
+
+
+def _policy(flags: Flags, config: Any) -> tuple[Any, int]:
+  """How many tokens each square gets, and the most of them."""
+  whole = config.num_tokens
+  if flags.psnr is not None:
+    return Quality(target=flags.psnr), whole
+  if flags.loss is not None:
+    return Halting(target=flags.loss), whole
+  length = whole if flags.tokens is None else flags.tokens
+  length = legal_length(length, config.boundaries)
+  return Fixed(tokens=length), length
+
+
+def _lengths(flags: Flags) -> str:
+  """What chose the lengths, for the header."""
+  named = {'psnr': flags.psnr, 'loss': flags.loss}
+  return ','.join(f'{k}={v:g}' for k, v in named.items() if v is not None)
 
 
 def _check(flags: Flags) -> None:
@@ -194,6 +241,16 @@ def _check(flags: Flags) -> None:
     raise UserError(
       f'--part {part} {parts}: expected a number from 0 and, above it, how '
       'many parts there are.'
+    )
+  given = [
+    x for x in ('tokens', 'psnr', 'loss') if getattr(flags, x) is not None
+  ]
+  if len(given) > 1:
+    raise UserError(f'--{" and --".join(given)}: give one of them.')
+  if (flags.coding == 'generator') != (flags.generator is not None):
+    raise UserError(
+      '--coding generator and --generator MODEL go together: the model gives '
+      'the probabilities.'
     )
   if flags.batch_size < 1 or (flags.shards is not None and flags.shards < 1):
     raise UserError(
@@ -230,7 +287,10 @@ def _plan(
     UserError: The directory holds tokens of the split that are others.
   """
   if flags.data is None:
-    return [_Part(pathlib.Path(out), (0, 1), range(header.records))]
+    path = pathlib.Path(out)
+    if out.endswith('/') or path.is_dir():
+      path = token_sets.shard_path(out, 'images', 0, 1)
+    return [_Part(path, (0, 1), range(header.records))]
   count = flags.shards or math.ceil(header.records * views / _PER_FILE)
   count = min(count, header.records)
   others = token_sets.list_sets(out).get(header.split, {})

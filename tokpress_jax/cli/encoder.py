@@ -23,7 +23,6 @@ from tokpress_jax.data.views import Views
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.io import tokens
-from tokpress_jax.tokenizers import Fixed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,12 +127,12 @@ def read_views(
 class Encoder:
   """Gives views their codes, on all devices of this process."""
 
-  def __init__(self, model: types.Loaded, length: int, size: int):
+  def __init__(self, model: types.Loaded, policy: Any, size: int):
     """Puts the model onto the devices.
 
     Args:
       model: A tokenizer.
-      length: Tokens of each square, a legal length.
+      policy: How many tokens each square gets, see `tokenizers.lengths`.
       size: Squares at once, over all devices; rounded up to a multiple of their
         number.
     """
@@ -146,11 +145,12 @@ class Encoder:
     )
     self._size = -(-size // len(devices)) * len(devices)
 
-    def encode(model: Any, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-      encoded = model.encode(
-        images_lib.to_float(pixels), policy=Fixed(tokens=length)
-      )
-      return encoded.codes, encoded.length
+    def encode(model: Any, pixels: jax.Array) -> tuple[jax.Array, ...]:
+      encoded = model.encode(images_lib.to_float(pixels), policy=policy)
+      found = (encoded.codes, encoded.length)
+      if encoded.positions is None:
+        return found
+      return *found, encoded.positions[..., 0]
 
     self._encode = jax.jit(encode)
 
@@ -172,10 +172,13 @@ class Encoder:
     for first in results:
       view = waiting.popleft()
       rest = itertools.islice(results, len(view.squares) - 1)
-      codes, lengths = zip(first, *rest, strict=True)
+      codes, lengths, *slots = map(np.stack, zip(first, *rest, strict=True))
+      # Beyond the length nothing is kept.
+      used = np.arange(codes.shape[1]) < lengths[:, None]
       yield tokens.Record(
-        codes=np.stack(codes),
-        lengths=np.stack(lengths),
+        codes=np.where(used[..., None], codes, 0),
+        lengths=lengths,
+        slots=np.where(used, slots[0], 0) if slots else None,
         placement=view.placement,
         index=view.index,
         label=view.label,

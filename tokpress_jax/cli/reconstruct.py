@@ -68,9 +68,8 @@ def main(argv: Sequence[str]) -> None:
 
   @jax.jit
   def run(model, pixels, condition=None):
-    encoded = model.encode(images_lib.to_float(pixels))
-    decode = functools.partial(model.decode, condition=condition)
-    return [decode(encoded.first(n)) for n in budgets]
+    rows = model.encode_each(images_lib.to_float(pixels), tokens=budgets)
+    return [model.decode(row, condition=condition) for row in rows]
 
   outputs = common.in_batches(functools.partial(run, model), given, 16)
   decoded = {

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import Any, Self
 
 import numpy as np
@@ -9,8 +10,8 @@ import numpy as np
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
 
-FORMAT = 1
-CODINGS = {'uint8': 8, 'uint16': 16, 'uint32': 32}
+FORMAT = 2
+CODINGS = ('plain', 'packed', 'adaptive', 'generator')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,8 +25,14 @@ class Header:
     channels: of those.
     boundaries: its legal lengths, rising; the last is N.
     tokens: how many of them each square was given, at most.
+    lengths: what chose fewer of them for each square, as 'psnr=30', or empty.
     num_codes: Q.
     codebook_size: values of one code.
+    digits: values of each digit of a code, the lowest first: an FSQ's levels;
+      () for codes without.
+    selects: whether records say which slots their tokens were encoded in.
+    coding: how codes are stored, see `io.token_codings`.
+    coder: fingerprint of the generator whose probabilities code them.
     fit: how images became square.
     source: the data set, or 'files'.
     split: of the data set.
@@ -46,8 +53,13 @@ class Header:
   channels: int
   boundaries: tuple[int, ...]
   tokens: int
+  lengths: str = ''
   num_codes: int
   codebook_size: int
+  digits: tuple[int, ...] = ()
+  selects: bool = False
+  coding: str = 'plain'
+  coder: str = ''
   fit: images_lib.Policy = 'crop'
   source: str = 'files'
   split: str = ''
@@ -67,24 +79,20 @@ class Header:
     return self.boundaries[-1]
 
   @property
-  def coding(self) -> str:
-    """How codes are stored: the smallest unsigned integer."""
-    return next(
-      name
-      for name, bits in CODINGS.items()
-      if self.codebook_size <= 2**bits or bits == 32
-    )
+  def radices(self) -> tuple[int, ...]:
+    """Values of each digit of a code, the lowest first."""
+    return self.digits or (self.codebook_size,)
 
   @property
   def dtype(self) -> np.dtype:
-    """`coding` as it lies in a file, little-endian."""
-    return np.dtype(self.coding).newbyteorder('<')
+    """The smallest unsigned integer that holds a code, little-endian."""
+    bits = next(b for b in (8, 16, 32) if self.codebook_size <= 2**b or b == 32)
+    return np.dtype(f'<u{bits // 8}')
 
   def to_json(self) -> bytes:
     """Returns the header as it stands in a file."""
     body = {
       'format': FORMAT,
-      'coding': self.coding,
       **dataclasses.asdict(self),
     }
     return json.dumps(body).encode()
@@ -98,18 +106,21 @@ class Header:
     """
     try:
       body = json.loads(text)
-      version, coding = body.pop('format'), body.pop('coding')
-      if version != FORMAT or coding not in CODINGS:
+      version = body.pop('format')
+      if version != FORMAT:
         raise UserError(
-          f'{where} has format {version} with coding {coding!r}; this version '
-          f'of tokpress_jax reads format {FORMAT} with {", ".join(CODINGS)}. '
-          'Another version wrote it: use that one.'
+          f'{where} has format {version}; this version of tokpress_jax reads '
+          f'format {FORMAT}. Another version wrote it: use that one.'
         )
       tupled = lambda x: tuple(x) if isinstance(x, list) else x
       fields: Any = {name: tupled(value) for name, value in body.items()}
       header = cls(**fields)
-      if header.coding != coding:
-        raise ValueError(f'{header.codebook_size} codes in {coding}')
+      if header.coding not in CODINGS:
+        raise ValueError(f'coding {header.coding!r}')
+      if math.prod(header.radices) != header.codebook_size:
+        raise ValueError(
+          f'digits {header.digits} of {header.codebook_size} codes'
+        )
       return header
     except UserError:
       raise

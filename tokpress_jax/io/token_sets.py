@@ -41,6 +41,27 @@ def list_sets(
   return found
 
 
+def files_of(path: str | os.PathLike[str]) -> tuple[pathlib.Path, ...]:
+  """A token file, or those of the only set of a directory.
+
+  Raises:
+    UserError: A directory holds no tokens, several sets, or half a set.
+  """
+  path = pathlib.Path(path).expanduser()
+  if not path.is_dir():
+    return (path,)
+  known = list_sets(path)
+  if len(known) == 1:
+    return find(path, next(iter(known)))
+  files = tuple(sorted(path.glob(f'*{SUFFIX}')))
+  if known or not files:
+    raise UserError(
+      f'{path} holds {len(known) or "no"} sets of tokens'
+      f'{" (" + ", ".join(known) + ")" if known else ""}; name the files.'
+    )
+  return files
+
+
 def find(
   directory: str | os.PathLike[str], split: str
 ) -> tuple[pathlib.Path, ...]:

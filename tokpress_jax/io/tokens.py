@@ -5,94 +5,58 @@ caches that generators train from. (An ArrayRecord file takes 128 kB at least,
 the tokens of a photograph some hundred bytes.) A file holds, its numbers being
 little-endian:
 
-| bytes     | what                                                           |
-|-----------|----------------------------------------------------------------|
-| 8         | b'tokpress'                                                    |
-| 4         | uint32 h                                                       |
-| 4         | uint32, CRC-32 of the header                                   |
-| h         | the header: JSON of `Header`, `format` (1) and `coding`        |
-| ...       | n records, one after another                                   |
-| 8 (n + 1) | uint64, where each record begins, and where the last one ends  |
-| 4         | uint32, CRC-32 of those                                        |
-| 8         | uint64 n                                                       |
-| 8         | b'tokpress', which a file that was cut short lacks             |
+| bytes | what                                                               |
+|-------|--------------------------------------------------------------------|
+| 8     | b'tokpress'                                                        |
+| 4     | uint32 h                                                           |
+| 4     | uint32, CRC-32 of the header                                       |
+| h     | the header: JSON of `Header`, and `format` (2)                     |
+| ...   | n records, one after another, see `io.token_record`                |
+| 4 n   | uint32, bytes of each record                                       |
+| 4     | uint32, CRC-32 of those                                            |
+| 8     | uint64 n                                                           |
+| 8     | b'tokpress', which a file that was cut short lacks                 |
 
-A record is one view (a crop, its mirror) of one image, as R squares, one unless
-the image is tiled:
-
-| bytes     | what                                                           |
-|-----------|----------------------------------------------------------------|
-| 4         | uint32, CRC-32 of the rest of the record                       |
-| 8         | int64, the image's number in its source                        |
-| 4         | int32, its class, -1 for none                                  |
-| 2         | uint16, which of the image's views                             |
-| 2         | uint16 m                                                       |
-| 8         | uint32, height and width of the image                          |
-| 16        | uint32, top, left, height, width: see `io.images.Placement`    |
-| 4         | uint16, rows and columns of tiles, R in all                    |
-| 4 R       | uint32, tokens of each square                                  |
-| m         | the file's name, UTF-8                                         |
-| ...       | the codes, Q for each token, square after square               |
-
-`coding` says how codes lie in the last field: `uint8`, `uint16` or `uint32`,
-the smallest that holds the codebook's size.
+How the codes lie in a record is the header's `coding`: see `io.token_codings`.
 
 A large set is cut into several files of one directory, see `io.token_sets`,
 whose headers differ in `shard` only. A file is written under another name
 first, so that one with its own name is whole.
-
-Dimension letters: R squares of an image, N token slots, Q codes per token.
 """
 
 import bisect
 import contextlib
-import dataclasses
+import functools
 import os
 import pathlib
 import struct
+import threading
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import images as images_lib
+from tokpress_jax.io.token_codings import Coding, Stub, coding_of
 from tokpress_jax.io.token_header import Header
+from tokpress_jax.io.token_record import Record, unpack_fields
+
+__all__ = ['SUFFIX', 'Header', 'Reader', 'Record', 'is_token_file', 'write']
 
 SUFFIX = '.tok'
 _MAGIC = b'tokpress'
 _HEAD = struct.Struct('<8sII')
 _TAIL = struct.Struct('<IQ8s')
-_RECORD = struct.Struct('<qiHH2I4I2H')
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Record:
-  """One view of one image.
-
-  Attributes:
-    codes: int32 [R, N, Q]; 0 where square r has no more than lengths[r].
-    lengths: int32 [R].
-    placement: how the image became square.
-    index: its number in its source.
-    label: its class; -1 for none.
-    view: which of its views, from 0.
-    name: the file's name, or empty.
-  """
-
-  codes: np.ndarray
-  lengths: np.ndarray
-  placement: images_lib.Placement
-  index: int = 0
-  label: int = -1
-  view: int = 0
-  name: str = ''
 
 
 def write(
-  path: str | os.PathLike[str], header: Header, records: Iterable[Record]
+  path: str | os.PathLike[str],
+  header: Header,
+  records: Iterable[Record],
+  *,
+  coding: Coding | None = None,
 ) -> int:
   """Writes a token file, record by record.
 
@@ -100,6 +64,7 @@ def write(
     path: The file; a token file that is there is replaced, in the end.
     header: What the records have in common.
     records: The records, which need not be held in memory.
+    coding: What codes them; by default what the header names.
 
   Returns:
     How many there were.
@@ -108,6 +73,7 @@ def write(
     UserError: Something else is there, or the directory cannot be written.
   """
   path = pathlib.Path(path).expanduser()
+  coding = coding or coding_of(header)
   if path.exists() and not is_token_file(path):
     raise UserError(f'{path} exists and is no token file. Give another --out.')
   partial = path.with_name(f'.{path.name}.part')
@@ -122,34 +88,41 @@ def write(
     with file:
       text = header.to_json()
       file.write(_HEAD.pack(_MAGIC, len(text), zlib.crc32(text)) + text)
-      places = [file.tell()]
-      for record in records:
-        places.append(places[-1] + file.write(_pack(record, header)))
-      index = np.array(places, '<u8').tobytes()
+      sizes = [file.write(data) for data in coding.encode(records)]
+      index = np.array(sizes, '<u4').tobytes()
       file.write(index)
-      file.write(_TAIL.pack(zlib.crc32(index), len(places) - 1, _MAGIC))
+      file.write(_TAIL.pack(zlib.crc32(index), len(sizes), _MAGIC))
       file.flush()
       os.fsync(file.fileno())
     partial.replace(path)
   finally:
     partial.unlink(missing_ok=True)
-  return len(places) - 1
+  return len(sizes)
 
 
 class Reader:
   """The records of one or more token files of one set, in any order.
 
-  It may be read from several threads, and sent to other processes.
+  It may be read from several threads, and sent to other processes. Of codings
+  whose records depend on those before (adaptive, generator) a file is decoded
+  as a whole, and kept, when a record of it is first read.
 
   Attributes:
     header: of the first file.
   """
 
-  def __init__(self, paths: Iterable[str | os.PathLike[str]]):
+  def __init__(
+    self,
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    coding: Callable[[Header], Coding] = coding_of,
+  ):
     """Opens the files and checks that they are whole and of one set.
 
     Args:
       paths: At least one.
+      coding: What decodes files of a header; `generators.coding` has one for
+        those that a generator coded.
 
     Raises:
       UserError: A file is missing, cut short, damaged, something else, or of
@@ -171,13 +144,16 @@ class Reader:
         raise UserError(
           f'{self._paths[0]} and {path} are not of one set: {"; ".join(wrong)}.'
         )
-    self._dtype = self.header.dtype
+    self._coding = coding
+    self._in_order = self.header.coding in ('adaptive', 'generator')
+    self._decoded: dict[int, list[Record]] = {}
+    self._lock = threading.Lock()
     self._places = [places for _, places in read]
     self._ends = np.cumsum([len(p) - 1 for p in self._places]).tolist()
 
   def __reduce__(self) -> Any:
     """Another process opens the files itself."""
-    return Reader, (self._paths,)
+    return functools.partial(Reader, coding=self._coding), (self._paths,)
 
   def __len__(self) -> int:
     """Returns the number of records."""
@@ -191,12 +167,36 @@ class Reader:
       UserError: It is damaged.
     """
     shard, row = self._find(index)
-    start, stop = self._places[shard][row : row + 2].tolist()
-    body = os.pread(self._files[shard], stop - start, start)
+    if self._in_order:
+      with self._lock:
+        if shard not in self._decoded:
+          self._decoded[shard] = list(self._decode(shard))
+      return self._decoded[shard][row]
+    coding = self._coding(self.header)
     try:
-      return _unpack(body, self.header, self._dtype)
+      return next(coding.decode(iter([self._stub(shard, row)])))
     except UserError as error:
       raise UserError(f'{self.where(index)} {error}') from None
+
+  def _decode(self, shard: int) -> Iterator[Record]:
+    """Decodes a whole file."""
+    row = -1
+
+    def stubs() -> Iterator[Stub]:
+      nonlocal row
+      for row in range(len(self._places[shard]) - 1):
+        yield self._stub(shard, row)
+
+    try:
+      yield from self._coding(self.header).decode(stubs())
+    except UserError as error:
+      raise UserError(f'{self._paths[shard]}, record {row} {error}') from None
+
+  def _stub(self, shard: int, row: int) -> Stub:
+    """Reads a record's fields and payload."""
+    start, stop = self._places[shard][row : row + 2].tolist()
+    data = os.pread(self._files[shard], stop - start, start)
+    return unpack_fields(data, self.header)
 
   def __iter__(self) -> Iterator[Record]:
     """Reads them all, in order."""
@@ -257,7 +257,7 @@ def _read_frame(path: str, file: int) -> tuple[Header, np.ndarray]:
   check, count, magic = _TAIL.unpack(
     os.pread(file, _TAIL.size, size - _TAIL.size)
   )
-  length = 8 * (count + 1)
+  length = 4 * count
   begin = size - _TAIL.size - length
   if magic != _MAGIC or begin < _HEAD.size:
     raise short
@@ -268,88 +268,9 @@ def _read_frame(path: str, file: int) -> tuple[Header, np.ndarray]:
   text = os.pread(file, min(length, begin), _HEAD.size)
   if zlib.crc32(text) != check:
     raise UserError(f'{damaged}: the checksum of its header is wrong.')
-  return Header.from_json(path, text), np.frombuffer(index, '<u8').astype(
-    np.int64
-  )
-
-
-def _pack(record: Record, header: Header) -> bytes:
-  """Returns a record's bytes."""
-  place, name = record.placement, record.name.encode()
-  body = _RECORD.pack(
-    record.index,
-    record.label,
-    record.view,
-    len(name),
-    *place.original,
-    *place.box,
-    *place.grid,
-  )
-  lengths = np.asarray(record.lengths, '<u4')
-  codes = [row[:n] for row, n in zip(record.codes, lengths, strict=True)]
-  stored = np.concatenate(codes).astype(header.dtype)
-  body += lengths.tobytes() + name + stored.tobytes()
-  return struct.pack('<I', zlib.crc32(body)) + body
-
-
-def _unpack(data: bytes, header: Header, dtype: np.dtype) -> Record:
-  """Inverse of `_pack`, with the codes padded to all slots.
-
-  Raises:
-    UserError: The bytes are not those that were written, or a code or a class
-      is out of range.
-  """
-  body = memoryview(data)[4:]
-  if len(data) < 4 + _RECORD.size or (
-    struct.unpack_from('<I', data)[0] != zlib.crc32(body)
-  ):
-    raise UserError(
-      'is damaged: its checksum is wrong. Copy the file again, or remove it '
-      'and run the same `tokpress encode` again.'
-    )
-  index, label, view, size, *place = _RECORD.unpack_from(body)
-  rows = place[6] * place[7]
-  start = _RECORD.size
-  lengths = np.frombuffer(body, '<u4', rows, start).astype(np.int32)
-  start += 4 * rows
-  name = bytes(body[start : start + size]).decode()
-  flat = np.frombuffer(body, dtype, offset=start + size)
-  shape = (rows, header.num_tokens, header.num_codes)
-  if flat.size != lengths.sum() * shape[2] or (lengths > shape[1]).any():
-    raise UserError(
-      f'holds {flat.size} codes for {rows} rows of '
-      f'{lengths.tolist()[:8]} tokens with {shape[2]} codes each, of which '
-      f'there may be {shape[1]}. It was not written by `tokpress encode`.'
-    )
-  if flat.size and flat.max() >= header.codebook_size:
-    raise UserError(
-      f'holds the code {flat.max()}, and its tokenizer has '
-      f'{header.codebook_size} codes, from 0. It was not written by `tokpress '
-      'encode`.'
-    )
-  if not -1 <= label < header.num_classes:
-    raise UserError(
-      f'has the class {label} of {header.num_classes}. It was not '
-      'written by `tokpress encode`.'
-    )
-  if flat.size == np.prod(shape):  # most often, and faster
-    codes = flat.astype(np.int32).reshape(shape)
-  else:
-    codes = np.zeros(shape, np.int32)
-    slots = np.arange(shape[1]) < lengths[:, None]  # [R, N]
-    codes[slots] = flat.reshape(-1, shape[2])
-  return Record(
-    codes=codes,
-    lengths=lengths,
-    placement=images_lib.Placement(
-      policy=header.fit,
-      original=(place[0], place[1]),
-      size=header.image_size,
-      box=(place[2], place[3], place[4], place[5]),
-      grid=(place[6], place[7]),
-    ),
-    index=index,
-    label=label,
-    view=view,
-    name=name,
-  )
+  sizes = np.frombuffer(index, '<u4').astype(np.int64)
+  first = _HEAD.size + len(text)
+  places = first + np.cumsum(np.append(0, sizes))
+  if places[-1] != begin:
+    raise UserError(f'{damaged}: its records are not where its index says.')
+  return Header.from_json(path, text), places

@@ -12,23 +12,26 @@ from tokpress_jax.quantize.base import (
 from tokpress_jax.quantize.fsq import LEVELS as FSQ_LEVELS
 from tokpress_jax.quantize.fsq import FiniteScalarQuantizer, FSQConfig, fsq
 from tokpress_jax.quantize.gaussian import (
+  ContinuousConfig,
   GaussianBottleneck,
   GaussianConfig,
   gaussian,
 )
 from tokpress_jax.quantize.lfq import LFQConfig, LookupFreeQuantizer, lfq
 from tokpress_jax.quantize.multi_scale import MultiScaleVQ, MultiScaleVQConfig
+from tokpress_jax.quantize.plain import PlainBottleneck, PlainConfig
 from tokpress_jax.quantize.residual import (
   ResidualVQ,
   ResidualVQConfig,
   residual_vq,
   sample_keep,
 )
-from tokpress_jax.quantize.vq import VectorQuantizer, VQConfig, vq
+from tokpress_jax.quantize.vq import VectorQuantizer, VQConfig, nearest, vq
 
 __all__ = [
   'FSQ_LEVELS',
   'CodebookStats',
+  'ContinuousConfig',
   'FSQConfig',
   'FiniteScalarQuantizer',
   'GaussianBottleneck',
@@ -37,6 +40,8 @@ __all__ = [
   'LookupFreeQuantizer',
   'MultiScaleVQ',
   'MultiScaleVQConfig',
+  'PlainBottleneck',
+  'PlainConfig',
   'Quantized',
   'QuantizerConfig',
   'ResidualVQ',
@@ -47,6 +52,7 @@ __all__ = [
   'fsq',
   'gaussian',
   'lfq',
+  'nearest',
   'perplexity',
   'residual_vq',
   'sample_keep',

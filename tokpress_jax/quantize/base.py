@@ -71,6 +71,15 @@ class QuantizerConfig:
     """Features of what is quantised."""
     return self.dim  # type: ignore[attr-defined]
 
+  @property
+  def digits(self) -> tuple[int, ...]:
+    """Values of each digit of a code, the lowest first; () for none.
+
+    Digits are what a code is made of (levels, bits): their statistics say more
+    of its probability than its number does.
+    """
+    return ()
+
   def update(
     self,
     variables: Variables,

@@ -70,6 +70,11 @@ class FSQConfig(base.QuantizerConfig):
     return math.prod(self.levels)
 
   @property
+  def digits(self) -> tuple[int, ...]:
+    """The levels."""
+    return self.levels
+
+  @property
   def num_codes(self) -> int:
     """Q, codes per token."""
     return 1

@@ -24,7 +24,27 @@ LOG_VARIANCE = (-30.0, 20.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GaussianConfig(base.QuantizerConfig):
+class ContinuousConfig(base.QuantizerConfig):
+  """Base of bottlenecks whose tokens are vectors."""
+
+  @property
+  def num_codes(self) -> int:
+    """There are none.
+
+    Raises:
+      UserError: always.
+    """
+    raise UserError(
+      'this tokenizer is continuous: its tokens are vectors (embeddings), not '
+      'codes, so they have no codebook and no size in bits. Take a tokenizer '
+      'with a codebook (tokpress list weights).'
+    )
+
+  codebook_size = num_codes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GaussianConfig(ContinuousConfig):
   """Continuous tokens.
 
   Attributes:
@@ -44,21 +64,6 @@ class GaussianConfig(base.QuantizerConfig):
   def input_dim(self) -> int:
     """2 D: a mean and the log of a variance for each feature."""
     return 2 * self.dim
-
-  @property
-  def num_codes(self) -> int:
-    """There are none.
-
-    Raises:
-      UserError: always.
-    """
-    raise UserError(
-      'this tokenizer is continuous: its tokens are vectors (embeddings), not '
-      'codes, so they have no codebook and no size in bits. Take a tokenizer '
-      'with a codebook (tokpress list weights).'
-    )
-
-  codebook_size = num_codes
 
   def build(self, *, dtype: Any = jnp.float32) -> 'GaussianBottleneck':
     """The module; the arithmetic is float32 whatever the dtype."""

@@ -73,6 +73,11 @@ class LFQConfig(base.QuantizerConfig):
       )
 
   @property
+  def digits(self) -> tuple[int, ...]:
+    """The bits."""
+    return (2,) * (self.code_bits or self.bits)
+
+  @property
   def dim(self) -> int:
     """D."""
     return self.bits

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax import types
-from tokpress_jax.tokenizers import Quality
+from tokpress_jax.tokenizers import Prefix, Quality
 from tokpress_jax.tokenizers.lengths import decibels
 
 # Shorter lists of lengths leave nothing to choose; longer ones take too long.
@@ -69,10 +69,13 @@ def measure_quality(
   if len(bounds) not in _LENGTHS or config.condition_shape is not None:
     return ()
 
+  def decode(tokenizer, x, n):
+    length = jnp.broadcast_to(n, x.shape[:1])
+    return tokenizer.decode(tokenizer.encode(x, policy=Prefix(length)))
+
   @jax.jit
   def curve(tokenizer, x):
-    encoded = tokenizer.encode(x)
-    at = lambda n: decibels(tokenizer.decode(encoded.first(n)), x)
+    at = lambda n: decibels(decode(tokenizer, x, n), x)
     return jax.lax.map(at, jnp.asarray(bounds, jnp.int32)).T
 
   @jax.jit

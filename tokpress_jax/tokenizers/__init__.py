@@ -11,9 +11,11 @@ from tokpress_jax.tokenizers.elastictok import (
   kept_tokens,
 )
 from tokpress_jax.tokenizers.error_search import ErrorSearch
+from tokpress_jax.tokenizers.karl import KARLConfig, KARLTokenizer
 from tokpress_jax.tokenizers.lengths import (
   Coded,
   Fixed,
+  Halting,
   Policy,
   Prefix,
   Quality,
@@ -41,12 +43,8 @@ from tokpress_jax.tokenizers.packing import (
   within_images,
 )
 from tokpress_jax.tokenizers.pyramid import PyramidConfig, PyramidTokenizer
-from tokpress_jax.tokenizers.titok import (
-  TOWERS,
-  TiTokConfig,
-  TiTokTokenizer,
-  TowerConfig,
-)
+from tokpress_jax.tokenizers.titok import TiTokConfig, TiTokTokenizer
+from tokpress_jax.tokenizers.towers import TOWERS, TowerConfig
 from tokpress_jax.tokenizers.var import VARTokenizer, VARTokenizerConfig
 
 __all__ = [
@@ -56,6 +54,9 @@ __all__ = [
   'ElasticTokConfig',
   'ErrorSearch',
   'Fixed',
+  'Halting',
+  'KARLConfig',
+  'KARLTokenizer',
   'MaskGITVQGAN',
   'MaskGITVQGANConfig',
   'MultiScaleConfig',

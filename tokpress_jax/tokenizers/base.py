@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import flax.linen as nn
@@ -77,7 +77,7 @@ class TokenizerConfig:
   @property
   def continuous(self) -> bool:
     """Whether tokens are vectors (embeddings) and have no codes."""
-    return isinstance(self.quantizer, quantize.GaussianConfig)
+    return isinstance(self.quantizer, quantize.ContinuousConfig)
 
   @property
   def nested(self) -> bool:
@@ -249,11 +249,8 @@ class Tokenizer(nn.Module):
       ValueError: if the images have another size, or there is nothing to draw.
     """
     self.check_images(images)
+    self._check_draws(rng)
     continuous = self.config.continuous
-    if rng is not None and not continuous:
-      raise ValueError(
-        'the codes of this tokenizer are not drawn at random; leave out rng'
-      )
     read = self.reader(images, rng)
     decode = self.decode_embeddings if continuous else self.decode_codes
 
@@ -266,14 +263,60 @@ class Tokenizer(nn.Module):
     length = policy.lengths(
       lengths_lib.Coded(images=images, boundaries=self.boundaries, decode=at)
     )
-    out = read(length)
+    return self._encoded(images, read(length), length)
+
+  def encode_each(
+    self, images: Array, *, tokens: Sequence[int], rng: Array | None = None
+  ) -> list[types.Encoded]:
+    """Encodes images with each of some numbers of tokens.
+
+    Where codes do not depend on the length, images are read once and the rows
+    are cut; else only what the length does not touch is done once.
+
+    Args:
+      images: see `encode`.
+      tokens: legal lengths.
+      rng: see `encode`.
+
+    Returns:
+      As `encode` with `Fixed(n)`, for each n.
+    """
+    self.check_images(images)
+    self._check_draws(rng)
+    read = self.reader(images, rng)
+    found = []
+    for n in tokens:
+      n = lengths_lib.legal_length(n, self.boundaries)
+      length = jnp.full(images.shape[:1], n, jnp.int32)
+      found.append(self._encoded(images, read(length), length))
+    return found
+
+  def _check_draws(self, rng: Array | None) -> None:
+    """Refuses a key where nothing is drawn by it."""
+    if rng is not None and not self.config.continuous:
+      raise ValueError(
+        'the codes of this tokenizer are not drawn at random; leave out rng'
+      )
+
+  def _encoded(
+    self,
+    images: Array,
+    out: quantize.Quantized,
+    length: Array,
+    order: Array | None = None,
+  ) -> types.Encoded:
+    """Tokens; `order` int32 [B, N, 1] says which slot is where."""
+    take = lambda x: x
+    if order is not None:
+      take = lambda x: jnp.take_along_axis(x, order, axis=1)
     size = jnp.array(images.shape[1:3], jnp.int32)
+    continuous = self.config.continuous
     return types.Encoded(
-      codes=out.codes,
-      embeddings=out.embeddings if continuous else None,
+      codes=None if continuous else take(out.codes),
+      embeddings=take(out.embeddings) if continuous else None,
       valid=lengths_lib.prefix_mask(length, self.num_tokens),
       length=length,
-      positions=None,
+      positions=order,
       image_size=jnp.broadcast_to(size[None], (images.shape[0], 2)),
     )
 

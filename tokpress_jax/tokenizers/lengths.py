@@ -197,6 +197,63 @@ class Quality:
     return bounds[shorter(high, min(self.look, last))]
 
 
+@struct.dataclass(kw_only=True)
+class Halting:
+  """As many tokens as a tokenizer says that a loss needs, in one pass.
+
+  Of tokenizers that halt (KARL) only: which tokens stay is theirs to say.
+
+  Attributes:
+    target: the mean |x - y| of pixels in [0, 1] that is good enough, one number
+      or float32 [B]; may be traced. It is rounded up to a loss that the
+      tokenizer was trained with (`config.bins`); above the last it is that one.
+    threshold: of the chance that a token can be spared, above which it goes.
+  """
+
+  target: float | Array = 0.05
+  threshold: float | Array = 0.75
+
+  def lengths(self, coded: Coded) -> Array:
+    """Refuses: no legal length can be chosen without knowing which tokens."""
+    raise errors.UserError(
+      'Halting is for tokenizers that say which tokens they can spare (KARL); '
+      'use Quality(target=...) for the shortest row that is good enough'
+    )
+
+
+def check_target(target: Any, batch: int, bins: tuple[float, ...]) -> None:
+  """Refuses a loss that cannot be asked for.
+
+  Args:
+    target: see `Halting`; nothing is said of the values of a traced one.
+    batch: B.
+    bins: the losses that the tokenizer knows, rising.
+
+  Raises:
+    UserError: if it is not above 0, or neither a number nor [B]. A warning says
+      where it is outside the bins.
+  """
+  if jnp.shape(target) not in ((), (batch,)):
+    raise errors.UserError(
+      f'the target of Halting is one number or one for each image, [{batch}], '
+      f'got {jnp.shape(target)}'
+    )
+  if isinstance(target, jax.core.Tracer):
+    return
+  low, high = float(np.min(target)), float(np.max(target))
+  if not low > 0 or not np.isfinite(high):
+    raise errors.UserError(
+      'the target of Halting is a mean |x - y| of pixels in [0, 1], above 0; '
+      f'got {low if not low > 0 else high}'
+    )
+  if low < bins[0] or high > bins[-1]:
+    warnings.warn(
+      f'this tokenizer knows losses from {bins[0]} to {bins[-1]}; a target of '
+      f'{low if low < bins[0] else high} is taken for the nearest of them',
+      stacklevel=4,
+    )
+
+
 def legal_length(tokens: int, boundaries: tuple[int, ...]) -> int:
   """Rounds a static budget down to a legal length, and says so.
 

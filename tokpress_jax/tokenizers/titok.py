@@ -29,34 +29,18 @@ import jax.numpy as jnp
 from flax import struct
 
 from tokpress_jax import errors, nn, quantize
-from tokpress_jax.tokenizers import base, maskgit_vqgan
+from tokpress_jax.tokenizers import base, maskgit_vqgan, painters, towers
 from tokpress_jax.tokenizers import lengths as lengths_lib
+from tokpress_jax.tokenizers.towers import (
+  TOWERS,
+  Parts,
+  TowerConfig,
+  repeat,
+)
 
 Array = jax.Array
 
 Layout = Literal['token', 'legacy']
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TowerConfig:
-  """Size of an encoder or a decoder: width D, depth in layers, heads."""
-
-  width: int
-  depth: int
-  heads: int
-
-  @property
-  def stack(self) -> nn.StackConfig:
-    """Its transformer."""
-    block = nn.BlockConfig(width=self.width, heads=self.heads, norm_eps=1e-5)
-    return nn.StackConfig(depth=self.depth, block=block)
-
-
-TOWERS = {
-  'small': TowerConfig(width=512, depth=8, heads=8),
-  'base': TowerConfig(width=768, depth=12, heads=12),
-  'large': TowerConfig(width=1024, depth=24, heads=16),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,15 +82,7 @@ class TiTokConfig(base.TokenizerConfig):
       raise ValueError(
         f"layout={self.layout!r} is not one of 'token' and 'legacy'"
       )
-    same = ('image_size', 'channels', 'patch')
-    ours = {name: getattr(self, name) for name in same}
-    if self.vqgan is not None:
-      theirs = {name: getattr(self.vqgan, name) for name in same}
-      if theirs != ours:
-        raise ValueError(
-          f'the VQGAN paints the images of the tokenizer, but has {theirs} '
-          f'where the tokenizer has {ours}; set both alike'
-        )
+    towers.check_vqgan(self)
 
   @property
   def boundaries(self) -> tuple[int, ...]:
@@ -167,15 +143,12 @@ class TiTokTokenizer(base.Tokenizer):
     self.encoder = Encoder(c, dtype=self.dtype)
     self.quantizer = c.quantizer.build()
     self.decoder = Decoder(c, dtype=self.dtype)
-    self.painter = (PixelPainter if c.vqgan is None else CodePainter)(
-      c, dtype=self.dtype
-    )
+    self.painter = painters.painter(c, dtype=self.dtype)
 
   @property
   def last_layer(self) -> tuple[str, ...]:  # type: ignore[override]
     """Where the layer that gives pixels lies."""
-    inside = () if self.config.vqgan is None else ('decoder',)
-    return ('painter', *inside, 'conv_out')
+    return painters.last_layer(self.config)
 
   def latents(self, images: Array) -> Array:
     """Encodes images [B, H, W, .] into what is quantised, [B, N, .]."""
@@ -277,15 +250,15 @@ class Encoder(linen.Module):
   def __call__(self, images: Array) -> Array:
     """Maps images [B, H, W, .] in [-1, 1] to [B, N, .]."""
     c = self.config
-    parts = _Parts(c.encoder, self.dtype)
+    parts = Parts(c.encoder, self.dtype)
     images = ((images + 1) / 2).astype(self.dtype)
     x = nn.patchify(images, c.patch).reshape(images.shape[0], c.grid**2, -1)
     x = parts.dense(c.encoder.width, 'patch_embed')(x)
-    x = jnp.concatenate([_repeat(parts.table(1, 'class_token')(), x), x], 1)
+    x = jnp.concatenate([repeat(parts.table(1, 'class_token')(), x), x], 1)
     x = x + parts.table(c.grid**2 + 1, 'positions')()[None]
     latents = parts.table(c.tokens, 'latent_tokens')()
     latents = latents + parts.table(c.tokens, 'latent_positions')()
-    x = jnp.concatenate([x, _repeat(latents, x)], axis=1)
+    x = jnp.concatenate([x, repeat(latents, x)], axis=1)
     x = parts.norm('norm_in')(x)
     x, _ = parts.stack('stack')(x)
     x = parts.norm('norm_out')(x[:, -c.tokens :])
@@ -305,7 +278,7 @@ class Decoder(linen.Module):
   ) -> Array:
     """Maps embeddings [B, N, C], the first `length` [B], to [B, h, h, D]."""
     c = self.config
-    parts = _Parts(c.decoder, self.dtype)
+    parts = Parts(c.decoder, self.dtype)
     tokens = embeddings.astype(self.dtype)
     tokens = parts.dense(c.decoder.width, 'from_code')(tokens)
     slots = tokens.shape[1]
@@ -316,7 +289,7 @@ class Decoder(linen.Module):
     )
     canvas = jnp.concatenate([parts.table(1, 'class_token')(), canvas])
     canvas = canvas + parts.table(c.grid**2 + 1, 'positions')()
-    row = [_repeat(canvas, tokens), tokens]
+    row = [repeat(canvas, tokens), tokens]
     seen = lengths_lib.prefix_mask(length, slots)
     if condition is not None:
       text = parts.dense(c.decoder.width, 'text')(condition.astype(self.dtype))
@@ -328,84 +301,3 @@ class Decoder(linen.Module):
     x, _ = parts.stack('stack')(x, mask=seen[:, None, None])
     x = parts.norm('norm_out')(x[:, 1 : c.grid**2 + 1])
     return x.reshape(x.shape[0], c.grid, c.grid, -1)
-
-
-class PixelPainter(linen.Module):
-  """Each patch gives its pixels; one 3x3 convolution smooths their seams."""
-
-  config: TiTokConfig
-  dtype: Any = jnp.float32
-
-  @linen.compact
-  def __call__(self, x: Array) -> Array:
-    """Maps patches [B, h, h, D] to images [B, H, W, .] in [0, 1]."""
-    c = self.config
-    features = c.patch**2 * c.channels
-    x = linen.Dense(features, dtype=self.dtype, name='project')(x)
-    x = nn.unpatchify(x, c.patch)
-    return nn.Conv(c.channels, dtype=self.dtype, name='conv_out')(x)
-
-
-class CodePainter(linen.Module):
-  """Each patch gives logits of VQGAN codes; their mixture is painted."""
-
-  config: TiTokConfig
-  dtype: Any = jnp.float32
-
-  def setup(self):
-    """Makes the parts."""
-    c = self.config
-    vqgan = c.vqgan
-    assert vqgan is not None  # Else there is nothing to paint with.
-    size = (vqgan.codebook_size, vqgan.quantizer.dim)
-    self.project = linen.Dense(2 * c.decoder.width, dtype=self.dtype)
-    self.to_logits = linen.Dense(vqgan.codebook_size, dtype=self.dtype)
-    self.codebook = self.param(
-      'codebook', linen.initializers.normal(vqgan.quantizer.dim**-0.5), size
-    )
-    self.decoder = maskgit_vqgan.Decoder(
-      vqgan.convolutions, vqgan.channels, dtype=self.dtype
-    )
-
-  def logits(self, x: Array) -> Array:
-    """Maps patches [B, h, h, D] to logits [B, h, h, V], float32."""
-    x = jnp.tanh(self.project(x))
-    return self.to_logits(x).astype(jnp.float32)
-
-  def __call__(self, x: Array) -> Array:
-    """Maps patches [B, h, h, D] to images [B, H, W, .] in [0, 1]."""
-    mixed = jnp.einsum(
-      'bhwv,vc->bhwc',
-      jax.nn.softmax(self.logits(x)),
-      self.codebook,
-      precision=jax.lax.Precision.HIGHEST,
-    )
-    return self.decoder(mixed.astype(self.dtype))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-  """Makes the layers of a tower, by name."""
-
-  size: TowerConfig
-  dtype: Any
-
-  def table(self, length: int, name: str) -> nn.LearnedPositions:
-    width = self.size.width
-    return nn.LearnedPositions(
-      length, width, std=width**-0.5, dtype=self.dtype, name=name
-    )
-
-  def dense(self, features: int, name: str) -> linen.Dense:
-    return linen.Dense(features, dtype=self.dtype, name=name)
-
-  def norm(self, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(eps=1e-5, dtype=self.dtype, name=name)
-
-  def stack(self, name: str) -> nn.Stack:
-    return nn.Stack(self.size.stack, dtype=self.dtype, name=name)
-
-
-def _repeat(table: Array, like: Array) -> Array:
-  """A table [T, D] for each of B images."""
-  return jnp.broadcast_to(table[None], (like.shape[0], *table.shape))

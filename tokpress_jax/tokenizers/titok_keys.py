@@ -27,12 +27,8 @@ from tokpress_jax.io.keymap import CONV, LINEAR, Rule, Transform
 from tokpress_jax.tokenizers import maskgit_vqgan_keys
 from tokpress_jax.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
 from tokpress_jax.tokenizers.maskgit_vqgan_keys import layer
-from tokpress_jax.tokenizers.titok import (
-  TOWERS,
-  Layout,
-  TiTokConfig,
-  TowerConfig,
-)
+from tokpress_jax.tokenizers.titok import Layout, TiTokConfig
+from tokpress_jax.tokenizers.towers import TOWERS, TowerConfig
 
 # A 1x1 convolution of torch as a dense kernel.
 _POINT = Transform(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])

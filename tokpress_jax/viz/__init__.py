@@ -1,9 +1,12 @@
 """Pictures a person looks at: sheets of images, curves, one HTML page."""
 
 from tokpress_jax.viz.curves import (
+  INK,
+  LINES,
   Theme,
   both_themes,
   curve,
+  dress,
   figure_png,
   loss_curve,
   panels,
@@ -21,12 +24,15 @@ from tokpress_jax.viz.sheets import (
 )
 
 __all__ = [
+  'INK',
+  'LINES',
   'Picture',
   'Section',
   'Table',
   'Theme',
   'both_themes',
   'curve',
+  'dress',
   'edits',
   'figure_png',
   'loss_curve',

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 Theme = Literal['light', 'dark']
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
-_INK = {'light': '#3a3a3a', 'dark': '#d0d0d0'}
+INK = {'light': '#3a3a3a', 'dark': '#d0d0d0'}
 _GRID = {'light': '#e4e4e4', 'dark': '#3a3a3a'}
-_LINES = {
+LINES = {
   'light': ('#0b62a8', '#c4500c', '#15803d', '#7a3fa0', '#6b7280'),
   'dark': ('#63b3f4', '#f59e5b', '#5fd08d', '#c79ae6', '#a3a8b0'),
 }
@@ -47,16 +47,16 @@ def curve(
   """
   from matplotlib.figure import Figure
 
-  if len(series) > len(_LINES[theme]):
+  if len(series) > len(LINES[theme]):
     raise ValueError(
-      f'{len(series)} series; expected at most {len(_LINES[theme])} in one '
+      f'{len(series)} series; expected at most {len(LINES[theme])} in one '
       'figure. Draw two.'
     )
   figure = Figure(figsize=(5.6, 3.4), dpi=144, layout='constrained')
   figure.patch.set_alpha(0)
   axes = figure.add_subplot()
   axes.patch.set_alpha(0)
-  for (name, (x, y)), color in zip(series.items(), _LINES[theme], strict=False):
+  for (name, (x, y)), color in zip(series.items(), LINES[theme], strict=False):
     # A long series is a curve, not a row of points.
     marker = 'o' if markers and len(x) <= 40 else None
     axes.plot(x, y, label=name, color=color, marker=marker, ms=4.5, lw=1.8)
@@ -64,9 +64,9 @@ def curve(
     _powers(axes, series)
   axes.set_xlabel(x_label)
   axes.set_ylabel(y_label)
-  _dress(axes, theme)
+  dress(axes, theme)
   if len(series) > 1:
-    axes.legend(frameon=False, labelcolor=_INK[theme])
+    axes.legend(frameon=False, labelcolor=INK[theme])
   return figure
 
 
@@ -78,9 +78,9 @@ def _powers(axes: Any, series: Series) -> None:
   axes.minorticks_off()
 
 
-def _dress(axes: Any, theme: Theme) -> None:
+def dress(axes: Any, theme: Theme) -> None:
   """Grid, inks and spines."""
-  ink = _INK[theme]
+  ink = INK[theme]
   axes.grid(color=_GRID[theme], lw=0.8)
   axes.set_axisbelow(True)
   axes.tick_params(colors=ink, length=0)
@@ -127,15 +127,15 @@ def panels(
   ):
     axes.patch.set_alpha(0)
     for name, (x, y) in series.items():
-      color = shades[names.index(name)] if name else _LINES[theme][1]
+      color = shades[names.index(name)] if name else LINES[theme][1]
       marker = 'o' if x_log2 else None
       (lines[name],) = axes.plot(
         x, y, color=color, marker=marker, ms=4.5, lw=1.6
       )
     if x_log2:
       _powers(axes, series)
-    _dress(axes, theme)
-    axes.set_title(title, color=_INK[theme], fontsize=10, loc='left')
+    dress(axes, theme)
+    axes.set_title(title, color=INK[theme], fontsize=10, loc='left')
     axes.set_ylabel(y_label)
     axes.set_xlabel(x_label)
   shown = [n for n in names if n in lines]
@@ -146,7 +146,7 @@ def panels(
       title=key or None,
       loc='outside right center',
       frameon=False,
-      labelcolor=_INK[theme],
+      labelcolor=INK[theme],
     )
   return figure
 

@@ -3,6 +3,7 @@
 from tokpress_jax.train.tasks.adversary import AdversaryConfig
 from tokpress_jax.train.tasks.classify import ClassifierTask
 from tokpress_jax.train.tasks.generate import GeneratorTask
+from tokpress_jax.train.tasks.karl import KARLTask
 from tokpress_jax.train.tasks.proxy import ProxyTask
 from tokpress_jax.train.tasks.reconstruct import TokenizerTask
 
@@ -10,6 +11,7 @@ __all__ = [
   'AdversaryConfig',
   'ClassifierTask',
   'GeneratorTask',
+  'KARLTask',
   'ProxyTask',
   'TokenizerTask',
 ]

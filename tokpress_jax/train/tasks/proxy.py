@@ -19,31 +19,22 @@ from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from tokpress_jax import errors, losses, types
+from tokpress_jax import errors, losses
 from tokpress_jax.io import images as images_lib
-from tokpress_jax.tokenizers import MaskGITVQGANConfig, TiTokConfig
 from tokpress_jax.tokenizers.titok import CodePrediction
 from tokpress_jax.train.task import FROZEN, Batch, Program, Variables
-from tokpress_jax.train.tasks.tokenizer import Tokenizing, load_tokenizer
+from tokpress_jax.train.tasks.from_vqgan import FromVQGAN
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProxyTask(Tokenizing):
-  """Cross entropy of a VQGAN's codes, and the bottleneck's losses.
-
-  Attributes:
-    proxy: the VQGAN: a released name, a model directory or a run. The sizes of
-      `model.vqgan` must be its own.
-  """
+class ProxyTask(FromVQGAN):
+  """Cross entropy of a VQGAN's codes, and the bottleneck's losses."""
 
   groups: ClassVar[tuple[tuple[str, str], ...]] = (
     ('^painter/(codebook$|decoder/)', FROZEN),
     ('', 'main'),
   )
-
-  proxy: str = 'maskgit-vqgan'
 
   def bind(self, info: Any) -> ProxyTask:
     """Checks that the model predicts codes, and takes the data's images."""
@@ -57,55 +48,11 @@ class ProxyTask(Tokenizing):
       )
     return self
 
-  @property
-  def vqgan(self) -> types.Loaded:
-    """The VQGAN, loaded once.
-
-    Raises:
-      UserError: if there is none, or its sizes are not those of the model's.
-    """
-    loaded = getattr(self, '_loaded', None)
-    if loaded is None:
-      loaded = load_tokenizer(
-        self.proxy, reader='the training on proxy codes', field='--task.proxy'
-      )
-      self._check(loaded.module.config)
-      # It is no field: configs hold plain values only.
-      object.__setattr__(self, '_loaded', loaded)
-    return loaded
-
-  def _check(self, theirs: Any) -> None:
-    ours = cast(TiTokConfig, self.model).vqgan
-    if not isinstance(theirs, MaskGITVQGANConfig):
-      raise errors.UserError(
-        f'{self.proxy} is a {type(theirs).__name__}, and a TiTok paints with '
-        'the decoder of a MaskGITVQGANConfig; give another --task.proxy.'
-      )
-    if _sizes(theirs) != _sizes(ours):
-      raise errors.UserError(
-        f'{self.proxy} has {_sizes(theirs)}, and --task.model.vqgan has '
-        f'{_sizes(ours)}; set the second to the first, or give another '
-        '--task.proxy.'
-      )
-
   def constants(self) -> Any:
     """The VQGAN's variables, without its decoder: that is the painter's."""
     variables = self.vqgan.variables
     params = {k: v for k, v in variables['params'].items() if k != 'decoder'}
     return {'proxy': {**variables, 'params': params}}
-
-  def start(self) -> Any:
-    """The painter's codes and decoder: the VQGAN's."""
-    vqgan = self.vqgan
-    codes = np.arange(vqgan.module.config.quantizer.codebook_size)[:, None]
-    codebook = vqgan.module.apply(
-      vqgan.variables,
-      jnp.asarray(codes),
-      method=lambda module, codes: module.quantizer.lookup(codes),
-    )
-    decoder = vqgan.variables['params']['decoder']
-    painter = {'codebook': codebook, 'decoder': decoder}
-    return {'params': {'painter': painter}}
 
   def programs(self) -> tuple[Program, ...]:
     """One."""
@@ -161,11 +108,3 @@ class ProxyTask(Tokenizing):
       'cross_entropy': each(losses.cross_entropy),
       'accuracy': each(losses.accuracy),
     }
-
-
-def _sizes(config: Any) -> dict[str, Any]:
-  """What a painter takes over of a VQGAN's config."""
-  names = ('image_size', 'channels', 'patch', 'width', 'multipliers', 'blocks')
-  found = {name: getattr(config, name) for name in (*names, 'groups')}
-  size = config.quantizer
-  return found | {'codebook_size': size.codebook_size, 'dim': size.dim}

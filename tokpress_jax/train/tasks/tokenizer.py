@@ -7,7 +7,7 @@ scales.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -145,11 +145,12 @@ class Tokenizing(Task):
     images = images_lib.to_float(batch['image'])
     weight = batch['valid'].astype(jnp.float32)
     mean = lambda x: (jnp.sum(x * weight), jnp.sum(weight))
-    encoded = cast(types.Encoded, module.apply(own, images, method='encode'))
     unit = lambda x: (x + 1) / 2
     found = {}
-    for n in shown_lengths(c.boundaries):
-      again: Any = module.apply(own, encoded.first(n), method='decode')
+    shown = shown_lengths(c.boundaries)
+    rows: Any = module.apply(own, images, tokens=shown, method='encode_each')
+    for n, encoded in zip(shown, rows, strict=True):
+      again: Any = module.apply(own, encoded, method='decode')
       found[f'psnr_{n}'] = mean(metrics.psnr(unit(again), unit(images)))
     found['psnr'] = found[f'psnr_{c.num_tokens}']
     # Of all tokens: the last that was decoded.
