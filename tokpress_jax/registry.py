@@ -138,6 +138,14 @@ _ENTRIES = {
       licence='Apache-2.0',
     ),
     _row(
+      'flexar',
+      'generator',
+      'generators.flexar:FlexARConfig',
+      paper='FlexTok, arXiv:2502.13967; SoTo, arXiv:2604.15453',
+      evidence='official',
+      licence='Apache-2.0',
+    ),
+    _row(
       'maskgen',
       'generator',
       'generators.maskgen:MaskGenConfig',

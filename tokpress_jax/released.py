@@ -193,6 +193,13 @@ KINDS = {
       prepare='prepare',
     ),
     Kind(
+      name='flexar',
+      keys='generators.flexar_keys',
+      mark='models.ar_image_model.preprocessor.embedding.weight',
+      licence='not stated; the code is Apache-2.0',
+      prepare='prepare',
+    ),
+    Kind(
       name='maskgen-vq',
       keys='generators.maskgen_keys',
       mark='cond_pooled_proj.weight',

@@ -15,6 +15,7 @@ from tokpress_jax.nn.conv import (
   ConvEncoder,
   conv2d,
 )
+from tokpress_jax.nn.cross import CrossAttention, CrossBlock, CrossStack
 from tokpress_jax.nn.joint import JointBlock, JointStack
 from tokpress_jax.nn.norms import (
   GroupNorm,
@@ -54,6 +55,9 @@ __all__ = [
   'ConvConfig',
   'ConvDecoder',
   'ConvEncoder',
+  'CrossAttention',
+  'CrossBlock',
+  'CrossStack',
   'GroupNorm',
   'JointBlock',
   'JointStack',
