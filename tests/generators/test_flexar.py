@@ -114,9 +114,8 @@ def test_codes_drawn_with_the_same_noise_are_the_official_ones(
     return jnp.asarray(NOISE[:2])[:, slots]
 
   monkeypatch.setattr(sampling, 'token_gumbel', noise)
-  # Ours are (1 + t) c - t u; the official u + s (c - u).
   sampler = generators.Sampler(
-    guidance=case.GUIDANCE[kind] - 1, schedule='constant'
+    guidance=case.GUIDANCE[kind], schedule='constant'
   )
   drawn = generators.sample(
     official(kind),

@@ -187,6 +187,16 @@ def sampled(module, kind):
   data = {'text': ['0', '1']}
   if kind == 'class':
     data = {'target': torch.from_numpy(labels[:2])}
+    preprocessor = module.models['ar_image_model'].preprocessor
+    # It writes 0 over the -1 of no class in the labels that it was given, so
+    # that from the second step on class 0 would stand for no class.
+    forward = preprocessor.forward
+
+    def keep(data):
+      given = data['target'].clone()
+      return {**forward(data), 'target': given}
+
+    preprocessor.forward = keep
   codes = wrapper.generate_ids(
     data, cfg_factor=case.GUIDANCE[kind], num_keep_tokens=C['tokens']
   )
