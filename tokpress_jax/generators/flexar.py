@@ -14,6 +14,8 @@ cross-attention, every prefix of what it draws is an image. Composed of parts:
 
 The models of classes have no cross-attention: they are `NextTokenConfig`s,
 whose table of classes holds the start with each class added (`flexar_keys`).
+Their official sampler writes class 0 over "no class" after the first step, so
+that it guides away from class 0; here no class stays no class.
 
 A text's features are those of a text encoder that is not part of this library
 (FLAN-T5-XL's last layer, 2,048 features a token, padded): give them as
