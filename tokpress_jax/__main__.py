@@ -20,6 +20,7 @@ _COMMANDS = {
   'decode': 'files of tokens to images',
   'reconstruct': 'images through a tokenizer, at several token budgets',
   'complexity': 'tokens of images against what is known of them',
+  'rate': 'bytes of token files against quality, beside JPEG and WebP',
   'prune': 'show which patches of an image a pruner keeps',
   'export': 'write a model directory from a run, or StableHLO from a model',
   'convert': 'released weights of other code to a file that `load` reads',

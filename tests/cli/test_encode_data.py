@@ -10,6 +10,7 @@ from tokpress_jax import data
 from tokpress_jax.cli import encoder
 from tokpress_jax.data.views import Views
 from tokpress_jax.io import export, images, safetensors, token_sets, tokens
+from tokpress_jax.tokenizers import Fixed
 
 
 @pytest.fixture(scope='module')
@@ -139,7 +140,7 @@ def test_images_are_read_a_few_ahead_only(here):
       return source[index % 13]
 
   views = encoder.read_views(Long(), range(10**9), Views(size=8))
-  records = encoder.Encoder(tiny_models.one_d(), 3, 8)(views)
+  records = encoder.Encoder(tiny_models.one_d(), Fixed(tokens=3), 8)(views)
   for _ in range(20):
     next(records)
   assert len(asked) < 20 + 2 * 8 + 1 + 4 * (encoder.os.cpu_count() or 1)

@@ -12,6 +12,7 @@ from PIL import Image
 from tokpress_jax.cli import common
 from tokpress_jax.cli import sample as command
 from tokpress_jax.io import export, images, stablehlo, tokens
+from tokpress_jax.tokenizers import Quality
 
 BOX = '--box', '0', '0', '0.5', '1'  # the upper half
 EDIT = '--image', 'M/images/1.png', *BOX
@@ -77,6 +78,47 @@ def test_a_budget_of_tokens(here, tmp_path):
     assert (a.codes[:, 2:] == 0).all() and a.lengths == 2
 
 
+@pytest.mark.parametrize('coding', ['packed', 'adaptive', 'generator'])
+def test_codings_decode_to_the_same_images(here, tmp_path, coding):
+  model = here / 'next_token' / 'tokenizer'
+  flags = ('--generator', here / 'next_token') if coding == 'generator' else ()
+  plain, coded = tmp_path / 'plain.tok', tmp_path / 'folder'
+  coded.mkdir()
+  assert run('encode', model, here / 'images', '--out', plain) == 0
+  assert run('encode', model, here / 'images', '--out', coded,
+             '--coding', coding, *flags) == 0  # fmt: skip
+  assert [p.name for p in coded.iterdir()] == ['images-00000-of-00001.tok']
+  again = tmp_path / 'again.tok'
+  assert run('decode', model, plain, '--out', tmp_path / 'a') == 0
+  assert run('decode', model, coded, '--out', tmp_path / 'b', *flags,
+             '--recode', again) == 0  # fmt: skip
+  assert tokens.Reader([again]).header.coding == 'adaptive'
+  for a, b in zip(tokens.Reader([plain]), tokens.Reader([again]), strict=True):
+    np.testing.assert_array_equal(a.codes, b.codes)
+  names = sorted(p.name for p in (tmp_path / 'a').iterdir())
+  assert names == ['0.png', '1.png', '2.png']
+  for name in names:
+    ours, theirs = (tmp_path / x / name for x in 'ab')
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_each_image_takes_as_many_tokens_as_its_quality_needs(here, tmp_path):
+  file = tmp_path / 'x.tok'
+  assert run('encode', here / 'one_d', here / 'images', '--out', file,
+             '--psnr', 7.5) == 0  # fmt: skip
+  found = tokens.Reader([file])
+  squares, _ = common.read_squares(
+    sorted((here / 'images').iterdir()), tiny_models.ONE_D, 'crop'
+  )
+  want = jax.jit(tiny_models.one_d().encode)(
+    images.to_float(squares), policy=Quality(target=7.5)
+  )
+  np.testing.assert_array_equal(
+    np.concatenate([r.lengths for r in found]), want.length
+  )
+  assert found.header.lengths == 'psnr=7.5'
+
+
 def test_a_budget_between_two_lengths_is_rounded_and_said(here, tmp_path):
   tokenizer = here / 'scale_wise' / 'tokenizer'
   out = tmp_path / 't.tok'
@@ -102,7 +144,17 @@ def test_a_budget_between_two_lengths_is_rounded_and_said(here, tmp_path):
     (['decode', 'M/one_d', 'M/images/0.png'], 'no token file'),
     (['decode', 'M/one_d', 'M/none.tok'], 'no token file'),
     (['decode', 'M/one_d', 'M/one_d/model.safetensors'], '`tokpress encode`'),
-    (['decode', 'M/one_d', 'M/one_d'], 'is a directory'),
+    (['decode', 'M/one_d', 'M/one_d'], 'holds no sets of tokens'),
+    (['encode', 'M/one_d', 'M/images', '--coding', 'generator'], 'go together'),
+    (
+      ['encode', 'M/one_d', 'M/images', '--tokens', '2', '--psnr', '9'],
+      'give one of them',
+    ),
+    (
+      ['encode', 'M/one_d', 'M/images', '--loss', '0.1'],
+      'Halting is for tokenizers',
+    ),
+    (['complexity', 'M/one_d'], 'Give --loss X'),
     (['decode', 'M/one_d'], 'at least one token file'),
     (['encode', 'M/one_d', 'M/images', '--data', 'digits'], 'not both'),
     (['encode', 'M/one_d', 'M/images', '--shards', '2'], '--shards without'),

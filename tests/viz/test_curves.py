@@ -47,8 +47,8 @@ def test_themes_are_transparent_and_differ():
 
 
 def test_too_many_series_are_refused():
-  with pytest.raises(ValueError, match='6 series'):
-    viz.loss_curve({str(i): ((0,), (0,)) for i in range(6)})
+  with pytest.raises(ValueError, match='7 series'):
+    viz.loss_curve({str(i): ((0,), (0,)) for i in range(7)})
 
 
 def test_matplotlib_is_imported_only_when_drawing():

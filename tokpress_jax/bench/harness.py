@@ -33,6 +33,7 @@ _BENCHES = {
   'conv': 'tokpress_jax.bench.conv',
   'matmul': 'tokpress_jax.bench.matmul',
   'titok': 'tokpress_jax.bench.titok',
+  'tokens': 'tokpress_jax.bench.tokens',
   'train_step': 'tokpress_jax.bench.train_step',
   'var': 'tokpress_jax.bench.var',
 }

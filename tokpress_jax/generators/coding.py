@@ -29,14 +29,19 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.generators import sampling
 from tokpress_jax.generators.base import GeneratorConfig
 from tokpress_jax.io import entropy, safetensors
-from tokpress_jax.io.token_codings import Stub, coding_of, fill
+from tokpress_jax.io.token_codings import (
+  Stub,
+  coding_of,
+  fill,
+  join_numbers,
+  split_numbers,
+)
 from tokpress_jax.io.token_header import Header
 from tokpress_jax.io.token_record import (
   Record,
-  Varints,
+  checksum,
   damaged,
   pack_fields,
-  varint,
 )
 
 Array = jax.Array
@@ -178,19 +183,18 @@ class GeneratorCoding:
     row, payloads = 0, []
     for record in records:
       fields = pack_fields(record)
-      begin = 1 << 32 | record.checksum(fields)
+      begin = 1 << 32 | checksum(fields, *record.used)
       numbers = [
         entropy.to_bytes(entropy.push(*lane, begin))
         for lane in found[row : row + len(record.lengths)]
       ]
       row += len(record.lengths)
-      sized = [varint(len(number)) + number for number in numbers[:-1]]
-      payloads.append(b''.join([fields, *sized, numbers[-1]]))
+      payloads.append(b''.join([fields, *join_numbers(numbers)]))
     return payloads
 
   def _decode(self, stubs: list[Stub]) -> list[Record]:
     numbers = [
-      n for r, _, data in stubs for n in _numbers(data, len(r.lengths))
+      n for r, _, data in stubs for n in split_numbers(data, len(r.lengths))
     ]
     records = [record for record, _, _ in stubs]
     lengths = np.concatenate([r.lengths for r in records])
@@ -212,8 +216,9 @@ class GeneratorCoding:
       rows = slice(row, row + len(record.lengths))
       row = rows.stop
       used = np.arange(codes.shape[1]) < record.lengths[:, None]
-      record = fill(record, codes[rows][used], self._header, None)
-      begin = 1 << 32 | record.checksum(fields)
+      own = codes[rows][used]
+      record = fill(record, own, self._header, None)
+      begin = 1 << 32 | checksum(fields, own, None)
       if any(number != begin for number in numbers[rows]):
         raise UserError(
           f'{damaged()} Or it was coded on another kind of device, where the '
@@ -291,20 +296,6 @@ def _by_rows(
     rows += count
   if waiting:
     yield from function(waiting)
-
-
-def _numbers(payload: bytes, rows: int) -> list[int]:
-  """The numbers of a record's squares."""
-  read, found = Varints(payload, 0), []
-  try:
-    for _ in range(rows - 1):
-      size = next(read)
-      found.append(payload[read.place : read.place + size])
-      read.place += size
-  except (ValueError, StopIteration):
-    raise damaged() from None
-  found.append(payload[read.place :])
-  return [entropy.from_bytes(data) for data in found]
 
 
 __all__ = ['GeneratorCoding', 'Visit', 'Walk', 'coder_of', 'opener']

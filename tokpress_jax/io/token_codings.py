@@ -25,6 +25,8 @@ digits of a code, n used tokens.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -35,9 +37,10 @@ from tokpress_jax.io import entropy
 from tokpress_jax.io.token_header import Header
 from tokpress_jax.io.token_record import (
   Record,
-  Varints,
+  checksum,
   damaged,
   pack_fields,
+  read_varints,
   varint,
 )
 
@@ -82,23 +85,25 @@ class Plain:
   def __init__(self, header: Header):
     """Takes the file's header."""
     self._header = header
+    self._dtype = header.dtype
 
   def encode(self, records: Iterable[Record]) -> Iterator[bytes]:
     """See `Coding`."""
     for record in records:
-      fields = pack_fields(record)
-      body = record.codes[record.used].astype(self._header.dtype).tobytes()
+      fields, (codes, slots) = pack_fields(record), record.used
+      check = checksum(fields, codes, slots).to_bytes(4, 'little')
+      parts = [fields, check, codes.astype(self._dtype).tobytes()]
       if record.slots is not None:
-        body += np.packbits(_kept(record)).tobytes()
-      check = record.checksum(fields).to_bytes(4, 'little')
-      yield fields + check + body
+        parts.append(np.packbits(_kept(record)).tobytes())
+      yield b''.join(parts)
 
   def decode(self, stubs: Iterable[Stub]) -> Iterator[Record]:
     """See `Coding`."""
+    header = self._header
     for stub, fields, body in stubs:
-      header, rows = self._header, len(stub.lengths)
+      rows = len(stub.lengths)
       count = int(stub.lengths.sum()) * header.num_codes
-      end = 4 + count * header.dtype.itemsize
+      end = 4 + count * self._dtype.itemsize
       bits = rows * header.num_tokens if header.selects else 0
       if len(body) != end + (bits + 7) // 8:
         raise UserError(
@@ -106,7 +111,7 @@ class Plain:
           f'tokens of {header.num_codes} codes take {end - 4}. It was not '
           'written by `tokpress encode`.'
         )
-      codes = np.frombuffer(body, header.dtype, count, 4).astype(np.int32)
+      codes = np.frombuffer(body, self._dtype, count, 4).astype(np.int32)
       if count and codes.max() >= header.codebook_size:
         raise UserError(
           f'holds the code {codes.max()}, and its tokenizer has '
@@ -117,10 +122,11 @@ class Plain:
       if header.selects:
         packed = np.frombuffer(body, np.uint8, offset=end)
         kept = np.unpackbits(packed, count=bits).reshape(rows, -1)
-      record = fill(stub, codes, header, kept)
-      if body[:4] != record.checksum(fields).to_bytes(4, 'little'):
+        _check_kept(kept, stub)
+      slots = None if kept is None else np.nonzero(kept)[1]
+      if int.from_bytes(body[:4], 'little') != checksum(fields, codes, slots):
         raise damaged()
-      yield record
+      yield fill(stub, codes, header, slots)
 
 
 class Packed:
@@ -133,21 +139,18 @@ class Packed:
   def encode(self, records: Iterable[Record]) -> Iterator[bytes]:
     """See `Coding`."""
     for record in records:
-      places, tables, sizes = self._symbols.of(record)
-      digits = (places - tables).tolist()
-      sizes = sizes.tolist()
-      push = lambda part, number, d=digits, s=sizes: entropy.push_uniform(
-        d[part], s[part], number
+      places, tables = self._symbols.of(record)
+      digits = (places - tables.begins).tolist()
+      push = lambda part, number, d=digits, t=tables: entropy.push_uniform(
+        d[part], t.sizes[part], number
       )
       yield number_payload(record, len(digits), push)
 
   def decode(self, stubs: Iterable[Stub]) -> Iterator[Record]:
     """See `Coding`."""
     for stub in stubs:
-      yield self._symbols.take(
-        stub,
-        lambda number, _, sizes: entropy.pop_uniform(number, sizes),
-      )
+      pop = lambda number, _, sizes: entropy.pop_uniform(number, sizes)
+      yield self._symbols.take(stub, pop)[0]
 
 
 class Adaptive:
@@ -161,7 +164,7 @@ class Adaptive:
     """See `Coding`."""
     seen = _Seen(self._symbols.layout)
     for record in records:
-      places, _, _ = self._symbols.of(record)
+      places, _ = self._symbols.of(record)
       starts, counts = seen.histograms.look_up(places)
       push = lambda part, number, s=starts, c=counts: entropy.push(
         s[part], c[part], number
@@ -172,13 +175,13 @@ class Adaptive:
   def decode(self, stubs: Iterable[Stub]) -> Iterator[Record]:
     """See `Coding`."""
     seen = _Seen(self._symbols.layout)
-    pop = lambda number, tables, sizes: seen.histograms.pop(
-      number, zip(tables, sizes, strict=True)
+    pop = lambda number, begins, sizes: seen.histograms.pop(
+      number, zip(begins, sizes, strict=True)
     )
     for stub in stubs:
-      record = self._symbols.take(stub, pop)
+      record, places = self._symbols.take(stub, pop)
       yield record
-      seen.add(self._symbols.of(record)[0])
+      seen.add(places)
 
 
 class _Seen:
@@ -197,6 +200,22 @@ class _Seen:
       self._size = min(2 * self._size, _GROUP)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Tables:
+  """Of each symbol where its table begins, and its radix."""
+
+  begins: np.ndarray
+  begin_list: list[int]
+  sizes: list[int]
+
+  def __add__(self, other: _Tables) -> _Tables:
+    return _Tables(
+      np.concatenate([self.begins, other.begins]),
+      self.begin_list + other.begin_list,
+      self.sizes + other.sizes,
+    )
+
+
 class Symbols:
   """The symbols of records, and the tables that they are looked up in."""
 
@@ -213,84 +232,96 @@ class Symbols:
     begins = np.array(self.layout.offsets[first:-1], np.int64)
     begins = begins.reshape(codes, len(self._radices))
     # [N, Q, G]
-    self._tables = begins + np.arange(slots)[:, None, None] * self._radices
+    self._begins = begins + np.arange(slots)[:, None, None] * self._radices
+    self._known: dict[int, _Tables] = {}
 
-  def of(self, record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each symbol its place (table + symbol), table and radix, int [s]."""
-    used = record.used
-    slots = np.nonzero(used)[1] if record.slots is None else record.slots[used]
-    codes = record.codes[used].astype(np.int64)[..., None]
-    digits = codes // self._basis % self._radices  # [n, Q, G]
-    tables, sizes = self._of_slots(slots)
-    digits = digits.ravel()
+  def of(self, record: Record) -> tuple[np.ndarray, _Tables]:
+    """The place of each symbol (where its table begins + it), int [s]."""
+    codes, slots = record.used
+    digits = codes.astype(np.int64)[..., None] // self._basis % self._radices
+    digits = digits.ravel()  # of [n, Q, G]
+    tables = self._of_tokens(record, slots)
     if record.slots is not None:
-      kept = _kept(record)
-      masks, twos = self._of_masks(len(kept))
-      digits = np.concatenate([kept.ravel(), digits])
-      tables = np.concatenate([masks, tables])
-      sizes = np.concatenate([twos, sizes])
-    return tables + digits, tables, sizes
+      digits = np.concatenate([_kept(record).ravel(), digits])
+      tables = self._of_masks(len(record.lengths)) + tables
+    return tables.begins + digits, tables
 
   def take(
     self, stub: Stub, pop: Callable[[int, list[int], list[int]], Any]
-  ) -> Record:
+  ) -> tuple[Record, np.ndarray]:
     """Reads a record.
 
     Args:
       stub: its fields and payload.
-      pop: (number, tables, radices) -> (symbols, the number left).
+      pop: (number, where tables begin, radices) -> (symbols, the number left).
+
+    Returns:
+      It, and the places of its symbols.
 
     Raises:
       UserError: the payload is not the one that was written.
     """
     record, fields, payload = stub
-    header, rows = self._header, len(record.lengths)
-    numbers = Numbers(payload, pop)
-    kept = None
-    if header.selects:
-      tables, sizes = self._of_masks(rows)
-      # How many numbers there are depends on all symbols; those of the tokens
-      # are known only now.
-      total = len(tables) + self._per_token * int(record.lengths.sum())
-      numbers.expect(total)
-      kept = np.array(numbers.take(tables, sizes)).reshape(rows, -1)
-      if not (kept.sum(axis=1) == record.lengths).all():
-        raise damaged()
+    rows = len(record.lengths)
+    per_token = self._begins.shape[1] * self._begins.shape[2]
+    count = per_token * int(record.lengths.sum())
+    slots, places = None, []
+    if self._header.selects:
+      masks = self._of_masks(rows)
+      numbers = _Numbers(payload, count + len(masks.sizes), pop)
+      kept = np.array(numbers.take(masks)).reshape(rows, -1)
+      _check_kept(kept, record)
       slots = np.nonzero(kept)[1]
+      places.append(masks.begins + kept.ravel())
     else:
-      used = np.arange(header.num_tokens) < record.lengths[:, None]
-      slots = np.nonzero(used)[1]
-      numbers.expect(self._per_token * len(slots))
-    digits = np.array(numbers.take(*self._of_slots(slots)), np.int64)
+      numbers = _Numbers(payload, count, pop)
+    tables = self._of_tokens(record, slots)
+    digits = np.array(numbers.take(tables), np.int64)
     codes = (digits.reshape(-1, len(self._radices)) * self._basis).sum(axis=1)
-    record = fill(record, codes.astype(np.int32), header, kept)
-    numbers.check(record.checksum(fields))
-    return record
+    codes = codes.astype(np.int32)
+    numbers.check(checksum(fields, codes, slots))
+    places.append(tables.begins + digits)
+    return fill(record, codes, self._header, slots), np.concatenate(places)
 
-  @property
-  def _per_token(self) -> int:
-    return self._tables.shape[1] * self._tables.shape[2]
+  def _of_tokens(self, record: Record, slots: np.ndarray | None) -> _Tables:
+    if slots is None:
+      tables = [self._of_prefix(n) for n in record.lengths.tolist()]
+      return functools.reduce(operator.add, tables)
+    begins = self._begins[slots].ravel()
+    sizes = self._radices.tolist() * (len(slots) * self._begins.shape[1])
+    return _Tables(begins, begins.tolist(), sizes)
 
-  def _of_slots(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    tables = self._tables[slots]
-    return tables.ravel(), np.broadcast_to(self._radices, tables.shape).ravel()
+  def _of_prefix(self, count: int) -> _Tables:
+    """Of the first slots; remembered."""
+    if count not in self._known:
+      begins = self._begins[:count].ravel()
+      sizes = self._radices.tolist() * (count * self._begins.shape[1])
+      self._known[count] = _Tables(begins, begins.tolist(), sizes)
+    return self._known[count]
 
-  def _of_masks(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    tables = np.tile(2 * np.arange(self._header.num_tokens), rows)
-    return tables, np.full(len(tables), 2)
+  def _of_masks(self, rows: int) -> _Tables:
+    begins = np.tile(2 * np.arange(self._header.num_tokens), rows)
+    return _Tables(begins, begins.tolist(), [2] * len(begins))
 
 
 def _kept(record: Record) -> np.ndarray:
   """Which slots are used, uint8 [R, N]."""
   assert record.slots is not None
   kept = np.zeros(record.slots.shape, np.uint8)
-  rows, tokens = np.nonzero(record.used)
-  kept[rows, record.slots[rows, tokens]] = 1
+  for row, slots, length in zip(
+    kept, record.slots, record.lengths, strict=True
+  ):
+    row[slots[:length]] = 1
   return kept
 
 
+def _check_kept(kept: np.ndarray, record: Record) -> None:
+  if not (kept.sum(axis=1) == record.lengths).all():
+    raise damaged()
+
+
 def fill(
-  record: Record, codes: np.ndarray, header: Header, kept: np.ndarray | None
+  record: Record, codes: np.ndarray, header: Header, slots: np.ndarray | None
 ) -> Record:
   """Puts codes into a record without.
 
@@ -298,17 +329,19 @@ def fill(
     record: with its lengths.
     codes: int32 [n Q], those that count.
     header: of the file.
-    kept: which slots are used [R, N], of tokenizers that select.
+    slots: int [n], of tokenizers that select.
   """
   shape = (len(record.lengths), header.num_tokens, header.num_codes)
-  used = np.arange(shape[1]) < record.lengths[:, None]
-  filled = np.zeros(shape, np.int32)
-  filled[used] = codes.reshape(-1, shape[2])
-  slots = None
-  if kept is not None:
-    slots = np.zeros(shape[:2], np.int32)
-    slots[used] = np.nonzero(kept)[1]
-  return dataclasses.replace(record, codes=filled, slots=slots)
+  padded = np.zeros(shape, np.int32)
+  places = None if slots is None else np.zeros(shape[:2], np.int32)
+  start = 0
+  codes = codes.reshape(-1, shape[2])
+  for row, length in enumerate(record.lengths.tolist()):
+    padded[row, :length] = codes[start : start + length]
+    if places is not None and slots is not None:
+      places[row, :length] = slots[start : start + length]
+    start += length
+  return dataclasses.replace(record, codes=padded, slots=places)
 
 
 def number_payload(
@@ -322,58 +355,61 @@ def number_payload(
     push: (which symbols, number) -> the number with them.
   """
   fields = pack_fields(record)
-  begin = 1 << 32 | record.checksum(fields)
-  starts = range(0, max(count, 1), _CHUNK)
+  begin = 1 << 32 | checksum(fields, *record.used)
   numbers = [
     entropy.to_bytes(push(slice(start, start + _CHUNK), begin))
-    for start in starts
+    for start in range(0, max(count, 1), _CHUNK)
   ]
-  sized = [varint(len(number)) + number for number in numbers[:-1]]
-  return b''.join([fields, *sized, numbers[-1]])
+  return b''.join([fields, *join_numbers(numbers)])
 
 
-class Numbers:
+def join_numbers(numbers: list[bytes]) -> list[bytes]:
+  """Puts the size before all numbers but the last."""
+  return [
+    *(varint(len(number)) + number for number in numbers[:-1]),
+    numbers[-1],
+  ]
+
+
+def split_numbers(payload: bytes, count: int) -> list[int]:
+  """Inverse of `join_numbers`, as numbers.
+
+  Raises:
+    UserError: there are fewer.
+  """
+  found, place = [], 0
+  try:
+    for _ in range(count - 1):
+      (size,), place = read_varints(payload, place, 1)
+      found.append(entropy.from_bytes(payload[place : place + size]))
+      place += size
+  except IndexError:
+    raise damaged() from None
+  return [*found, entropy.from_bytes(payload[place:])]
+
+
+class _Numbers:
   """Takes symbols out of a payload's numbers."""
 
-  def __init__(self, payload: bytes, pop: Callable[..., Any]):
-    """Takes the payload, and (number, tables, radices) -> (symbols, left)."""
-    self._payload, self._pop = payload, pop
-    self._left: list[int] = []
+  def __init__(self, payload: bytes, count: int, pop: Callable[..., Any]):
+    """Takes the payload of so many symbols."""
+    self._numbers = split_numbers(payload, -(-max(count, 1) // _CHUNK))
+    self._pop, self._taken = pop, 0
 
-  def expect(self, count: int) -> None:
-    """Splits the payload into the numbers of so many symbols."""
-    read, chunks = Varints(self._payload, 0), []
-    try:
-      for _ in range(0, max(count, 1) - _CHUNK, _CHUNK):
-        size = next(read)
-        chunks.append(self._payload[read.place : read.place + size])
-        read.place += size
-    except (ValueError, StopIteration):
-      raise damaged() from None
-    chunks.append(self._payload[read.place :])
-    self._chunks, self._taken = chunks, 0
-    self._number = entropy.from_bytes(chunks[0])
-
-  def take(self, tables: np.ndarray, sizes: np.ndarray) -> list[int]:
+  def take(self, tables: _Tables) -> list[int]:
     """The next symbols."""
     symbols: list[int] = []
-    start, total = 0, len(tables)
-    while start < total:
-      room = _CHUNK - self._taken % _CHUNK
-      if room == _CHUNK and self._taken:
-        self._left.append(self._number)
-        self._number = entropy.from_bytes(self._chunks[len(self._left)])
-      part = slice(start, min(start + room, total))
-      found, self._number = self._pop(
-        self._number, tables[part].tolist(), sizes[part].tolist()
+    while len(symbols) < len(tables.sizes):
+      number, start = self._taken // _CHUNK, len(symbols)
+      part = slice(start, start + _CHUNK - self._taken % _CHUNK)
+      found, self._numbers[number] = self._pop(
+        self._numbers[number], tables.begin_list[part], tables.sizes[part]
       )
       symbols += found
       self._taken += len(found)
-      start = part.stop
     return symbols
 
-  def check(self, checksum: int) -> None:
+  def check(self, check: int) -> None:
     """Raises `UserError` unless every number is down to the checksum."""
-    begin = 1 << 32 | checksum
-    if any(number != begin for number in [*self._left, self._number]):
+    if self._numbers != [1 << 32 | check] * len(self._numbers):
       raise damaged()

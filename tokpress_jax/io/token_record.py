@@ -31,7 +31,6 @@ from __future__ import annotations
 import binascii
 import dataclasses
 import zlib
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -40,6 +39,7 @@ from tokpress_jax.io import images as images_lib
 from tokpress_jax.io.token_header import Header
 
 _MOST = 1 << 20  # squares of an image
+_SMALL = tuple(bytes([i]) for i in range(128))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,16 +68,29 @@ class Record:
   slots: np.ndarray | None = None
 
   @property
-  def used(self) -> np.ndarray:
-    """Which of the codes count, bool [R, N]."""
-    return np.arange(self.codes.shape[1]) < self.lengths[:, None]
+  def used(self) -> tuple[np.ndarray, np.ndarray | None]:
+    """The codes [n, Q] and slots [n] that count, square after square."""
+    if len(self.lengths) == 1:  # most often, and much faster
+      count = int(self.lengths[0])
+      slots = None if self.slots is None else self.slots[0, :count]
+      return self.codes[0, :count], slots
+    used = np.arange(self.codes.shape[1]) < self.lengths[:, None]
+    slots = None if self.slots is None else self.slots[used]
+    return self.codes[used], slots
 
-  def checksum(self, fields: bytes) -> int:
-    """The record's checksum; `fields` are those of `pack_fields`."""
-    content = [fields, self.codes[self.used].astype('<i4').tobytes()]
-    if self.slots is not None:
-      content.append(self.slots[self.used].astype('<i4').tobytes())
-    return zlib.crc32(b''.join(content))
+
+def checksum(fields: bytes, codes: np.ndarray, slots: np.ndarray | None) -> int:
+  """The checksum of a record.
+
+  Args:
+    fields: of `pack_fields`.
+    codes: int [n, Q] or [n Q], those that count.
+    slots: int [n], of tokenizers that select.
+  """
+  check = zlib.crc32(codes.astype('<i4').tobytes(), zlib.crc32(fields))
+  if slots is None:
+    return check
+  return zlib.crc32(slots.astype('<i4').tobytes(), check)
 
 
 def pack_fields(record: Record) -> bytes:
@@ -108,21 +121,21 @@ def unpack_fields(data: bytes, header: Header) -> tuple[Record, bytes, bytes]:
       header; the message goes on from the name of the record.
   """
   try:
-    read = Varints(data, 2)
-    index, label, view, size = (next(read) for _ in range(4))
-    place = [next(read) for _ in range(8)]
+    numbers, at = read_varints(data, 2, 13)
+    index, label, view, size, *place, first = numbers
     rows = place[6] * place[7]
     if rows > _MOST:
-      raise ValueError
-    first = next(read)
-    lengths = [first - 1] * rows if first else [next(read) for _ in range(rows)]
-    stop = read.place + size
-    name = data[read.place : stop]
+      raise IndexError
+    lengths = [first - 1] * rows
+    if not first:
+      lengths, at = read_varints(data, at, rows)
+    stop = at + size
+    name = data[at:stop]
     if len(name) < size or binascii.crc_hqx(data[2:stop], 0) != int.from_bytes(
       data[:2], 'little'
     ):
-      raise ValueError
-  except (ValueError, StopIteration):
+      raise IndexError
+  except IndexError:
     raise damaged() from None
   if max(lengths, default=0) > header.num_tokens:
     raise UserError(
@@ -162,6 +175,8 @@ def damaged() -> UserError:
 
 def varint(number: int) -> bytes:
   """An unsigned number in as many bytes of 7 bits as it needs."""
+  if number < 128:
+    return _SMALL[number]
   data = bytearray()
   while number > 127:
     data.append(number & 127 | 128)
@@ -170,21 +185,31 @@ def varint(number: int) -> bytes:
   return bytes(data)
 
 
-class Varints(Iterator[int]):
-  """Reads varints; `place` is the byte after the last one."""
+def read_varints(data: bytes, place: int, count: int) -> tuple[list[int], int]:
+  """Reads numbers.
 
-  def __init__(self, data: bytes, place: int):
-    self._data, self.place = data, place
+  Args:
+    data: the bytes.
+    place: where they begin.
+    count: how many there are.
 
-  def __next__(self) -> int:
-    number = shift = 0
-    while shift < 70:
-      if self.place >= len(self._data):
-        raise StopIteration
-      byte = self._data[self.place]
-      self.place += 1
+  Returns:
+    The numbers, and the place after them.
+
+  Raises:
+    IndexError: they do not end, or are of more than 64 bits.
+  """
+  found = []
+  for _ in range(count):
+    byte = data[place]
+    place += 1
+    number, shift = byte & 127, 7
+    while byte > 127:
+      if shift > 63:
+        raise IndexError
+      byte = data[place]
+      place += 1
       number |= (byte & 127) << shift
-      if byte < 128:
-        return number
       shift += 7
-    raise ValueError('a number of more than 64 bits')
+    found.append(number)
+  return found, place

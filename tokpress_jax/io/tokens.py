@@ -200,7 +200,14 @@ class Reader:
 
   def __iter__(self) -> Iterator[Record]:
     """Reads them all, in order."""
-    return (self[index] for index in range(len(self)))
+    for shard in range(len(self._files)):
+      yield from self._decoded.get(shard) or self._decode(shard)
+
+  def size_of(self, index: int) -> int:
+    """Returns the bytes of a record in its file, with its place's."""
+    shard, row = self._find(index)
+    start, stop = self._places[shard][row : row + 2].tolist()
+    return stop - start + 4
 
   def where(self, index: int) -> str:
     """Names the file and the record in it, for messages."""

@@ -177,6 +177,28 @@ class Tokenizer(nn.Module):
     out = self.quantize(self.latents(images), whole, **options)
     return lambda length: out
 
+  def _encoded(
+    self,
+    images: Array,
+    out: quantize.Quantized,
+    length: Array,
+    order: Array | None = None,
+  ) -> types.Encoded:
+    """Tokens; `order` int32 [B, N, 1] says which slot is where."""
+    take = lambda x: x
+    if order is not None:
+      take = lambda x: jnp.take_along_axis(x, order, axis=1)
+    size = jnp.array(images.shape[1:3], jnp.int32)
+    continuous = self.config.continuous
+    return types.Encoded(
+      codes=None if continuous else take(out.codes),
+      embeddings=take(out.embeddings) if continuous else None,
+      valid=lengths_lib.prefix_mask(length, self.num_tokens),
+      length=length,
+      positions=order,
+      image_size=jnp.broadcast_to(size[None], (images.shape[0], 2)),
+    )
+
   def latents(self, images: Array) -> Array:
     """Encodes images [B, H, W, C] into what the bottleneck quantises."""
     raise NotImplementedError
@@ -297,28 +319,6 @@ class Tokenizer(nn.Module):
       raise ValueError(
         'the codes of this tokenizer are not drawn at random; leave out rng'
       )
-
-  def _encoded(
-    self,
-    images: Array,
-    out: quantize.Quantized,
-    length: Array,
-    order: Array | None = None,
-  ) -> types.Encoded:
-    """Tokens; `order` int32 [B, N, 1] says which slot is where."""
-    take = lambda x: x
-    if order is not None:
-      take = lambda x: jnp.take_along_axis(x, order, axis=1)
-    size = jnp.array(images.shape[1:3], jnp.int32)
-    continuous = self.config.continuous
-    return types.Encoded(
-      codes=None if continuous else take(out.codes),
-      embeddings=take(out.embeddings) if continuous else None,
-      valid=lengths_lib.prefix_mask(length, self.num_tokens),
-      length=length,
-      positions=order,
-      image_size=jnp.broadcast_to(size[None], (images.shape[0], 2)),
-    )
 
   def decode(
     self,

@@ -20,8 +20,8 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 INK = {'light': '#3a3a3a', 'dark': '#d0d0d0'}
 _GRID = {'light': '#e4e4e4', 'dark': '#3a3a3a'}
 LINES = {
-  'light': ('#0b62a8', '#c4500c', '#15803d', '#7a3fa0', '#6b7280'),
-  'dark': ('#63b3f4', '#f59e5b', '#5fd08d', '#c79ae6', '#a3a8b0'),
+  'light': ('#0b62a8', '#c4500c', '#15803d', '#7a3fa0', '#6b7280', '#b08900'),
+  'dark': ('#63b3f4', '#f59e5b', '#5fd08d', '#c79ae6', '#a3a8b0', '#e6c84f'),
 }
 
 

@@ -119,6 +119,15 @@ def random_crop(
   )
 
 
+def held_out() -> dict[str, pathlib.Path]:
+  """The photographs of the test split, whole: name to file.
+
+  Raises:
+    DataError: if the packages that ship them are not installed.
+  """
+  return {pathlib.Path(file).stem: _shipped(file) for file in TEST}
+
+
 def _shipped(file: str) -> pathlib.Path:
   """Finds a file of an installed package without importing the package."""
   package, _, rest = file.partition('/')
