@@ -25,6 +25,10 @@ from tokpress_jax.nn import positions as positions_lib
 
 Array = jax.Array
 
+Bias = Literal['all', 'qv', 'none', 'nowhere']
+QKNorm = Literal['l2', 'layer', 'rms', 'standard']
+Scale = Literal['root', 'mup']
+
 _CACHE = 2**21  # bytes of logits that a CPU's caches hold
 
 
@@ -250,16 +254,22 @@ class AttentionConfig:
     heads: A.
     head_dim: E; width // heads if None.
     bias: biases of the query, key and value projections: all of them, none, or
-      'qv' (VAR, ResTok: no key bias).
+      'qv' (VAR, ResTok: no key bias); 'nowhere': the output has none either.
     qk_norm: None; 'l2' (VAR: unit queries and keys, a learned scale per head
-      of at most 100 in place of E ** -0.5); 'layer' or 'rms' (over E).
+      of at most 100 in place of E ** -0.5); 'layer' or 'rms' (over E);
+      'standard', a layer norm without parameters and with 1e-5 added to the
+      variance (FlexTok).
+    scale: of the logits: 'root', E ** -0.5, or 'mup', 8 / E, at which the best
+      learning rate stays where it is as the width grows (Yang et al., arXiv
+      2203.03466); they are one at E = 64.
   """
 
   width: int
   heads: int
   head_dim: int | None = None
-  bias: Literal['all', 'qv', 'none'] = 'all'
-  qk_norm: Literal['l2', 'layer', 'rms'] | None = None
+  bias: Bias = 'all'
+  qk_norm: QKNorm | None = None
+  scale: Scale = 'root'
 
   def __post_init__(self):
     if self.head_dim is None and self.width % self.heads:
@@ -295,7 +305,7 @@ class Attention(nn.Module):
       kernel_init=nn.initializers.truncated_normal(std),
     )
     self.qkv = dense(3 * inner, c.bias == 'all', c.width**-0.5)
-    self.proj = dense(c.width, True, inner**-0.5)
+    self.proj = dense(c.width, c.bias != 'nowhere', inner**-0.5)
     if c.bias == 'qv':
       self.q_bias = self.param('q_bias', nn.initializers.zeros, (inner,))
       self.v_bias = self.param('v_bias', nn.initializers.zeros, (inner,))
@@ -304,15 +314,22 @@ class Attention(nn.Module):
         'log_scale', nn.initializers.constant(float(np.log(4))), (c.heads,)
       )
     elif c.qk_norm:
+      plain = c.qk_norm == 'standard'
       norm = lambda: norms.make_norm(
-        c.qk_norm, eps=1e-6, affine=True, dtype=self.dtype
+        'layer' if plain else str(c.qk_norm),
+        eps=1e-5 if plain else 1e-6,
+        affine=not plain,
+        dtype=self.dtype,
       )
       self.q_norm, self.k_norm = norm(), norm()
 
   @property
   def logit_scale(self) -> float:
     """What `dot_product_attention` multiplies the logits by."""
-    return 1.0 if self.config.qk_norm == 'l2' else self.config.features**-0.5
+    c = self.config
+    if c.qk_norm == 'l2':
+      return 1.0
+    return 8 / c.features if c.scale == 'mup' else c.features**-0.5
 
   def project(self, x: Array) -> tuple[Array, Array, Array]:
     """Gives q, k, v [B, A, T, E] of x [B, T, D], normed, not rotated."""

@@ -40,8 +40,10 @@ class BlockConfig:
     norm_place: 'before' a branch, or 'after' it has been added (BERT).
     norm_eps: of the norms.
     norm_affine: whether norms have parameters (adaLN blocks go without).
-    bias: of the attention's projections, see `AttentionConfig`.
+    bias: of the attention's projections, see `AttentionConfig`; with 'nowhere'
+      the MLP has none either.
     qk_norm: see `AttentionConfig`.
+    scale: see `AttentionConfig`.
     modulation: None; 'block' (adaLN: SiLU and a linear layer of the condition
       in each block); 'shared' (the condition is six vectors already, each block
       adds its own offset: VAR-d36, Infinity).
@@ -60,8 +62,9 @@ class BlockConfig:
   norm_place: Literal['before', 'after'] = 'before'
   norm_eps: float = 1e-6
   norm_affine: bool = True
-  bias: Literal['all', 'qv', 'none'] = 'all'
-  qk_norm: Literal['l2', 'layer', 'rms'] | None = None
+  bias: attention_lib.Bias = 'all'
+  qk_norm: attention_lib.QKNorm | None = None
+  scale: attention_lib.Scale = 'root'
   modulation: Literal['block', 'shared'] | None = None
   gate_init: float = 1e-3
   dropout: float = 0.0
@@ -76,6 +79,7 @@ class BlockConfig:
       head_dim=self.head_dim,
       bias=self.bias,
       qk_norm=self.qk_norm,
+      scale=self.scale,
     )
 
 
@@ -92,6 +96,7 @@ class Mlp(nn.Module):
     hidden = round(c.mlp_ratio * c.width)
     dense = lambda n, name: products.Dense(
       n,
+      use_bias=c.bias != 'nowhere',
       dtype=self.dtype,
       name=name,
       kernel_init=nn.initializers.variance_scaling(

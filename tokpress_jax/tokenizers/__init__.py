@@ -5,6 +5,12 @@ from tokpress_jax.tokenizers.base import (
   Tokenizer,
   TokenizerConfig,
 )
+from tokpress_jax.tokenizers.elastictok import (
+  ElasticTok,
+  ElasticTokConfig,
+  kept_tokens,
+)
+from tokpress_jax.tokenizers.error_search import ErrorSearch
 from tokpress_jax.tokenizers.karl import KARLConfig, KARLTokenizer
 from tokpress_jax.tokenizers.lengths import (
   Coded,
@@ -44,6 +50,9 @@ from tokpress_jax.tokenizers.var import VARTokenizer, VARTokenizerConfig
 __all__ = [
   'TOWERS',
   'Coded',
+  'ElasticTok',
+  'ElasticTokConfig',
+  'ErrorSearch',
   'Fixed',
   'Halting',
   'KARLConfig',
@@ -69,6 +78,7 @@ __all__ = [
   'VARTokenizer',
   'VARTokenizerConfig',
   'bucket',
+  'kept_tokens',
   'legal_length',
   'minus_lpips',
   'pack',
