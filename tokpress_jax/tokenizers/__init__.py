@@ -1,5 +1,6 @@
 """Tokenizers: how many tokens does this image need, and which?"""
 
+from tokpress_jax.tokenizers.alit import ALITConfig, ALITTokenizer
 from tokpress_jax.tokenizers.base import (
   Reconstruction,
   Tokenizer,
@@ -14,6 +15,7 @@ from tokpress_jax.tokenizers.lengths import (
   Prefix,
   Quality,
   legal_length,
+  minus_l1,
   minus_lpips,
   prefix_mask,
   round_down,
@@ -43,6 +45,8 @@ from tokpress_jax.tokenizers.var import VARTokenizer, VARTokenizerConfig
 
 __all__ = [
   'TOWERS',
+  'ALITConfig',
+  'ALITTokenizer',
   'Coded',
   'Fixed',
   'Halting',
@@ -70,6 +74,7 @@ __all__ = [
   'VARTokenizerConfig',
   'bucket',
   'legal_length',
+  'minus_l1',
   'minus_lpips',
   'pack',
   'prefix_mask',
