@@ -1,5 +1,6 @@
 """Tokenizers: how many tokens does this image need, and which?"""
 
+from tokpress_jax.tokenizers.alit import ALITConfig, ALITTokenizer
 from tokpress_jax.tokenizers.base import (
   Reconstruction,
   Tokenizer,
@@ -20,6 +21,7 @@ from tokpress_jax.tokenizers.lengths import (
   Prefix,
   Quality,
   legal_length,
+  minus_l1,
   minus_lpips,
   prefix_mask,
   round_down,
@@ -49,6 +51,8 @@ from tokpress_jax.tokenizers.var import VARTokenizer, VARTokenizerConfig
 
 __all__ = [
   'TOWERS',
+  'ALITConfig',
+  'ALITTokenizer',
   'Coded',
   'ElasticTok',
   'ElasticTokConfig',
@@ -80,6 +84,7 @@ __all__ = [
   'bucket',
   'kept_tokens',
   'legal_length',
+  'minus_l1',
   'minus_lpips',
   'pack',
   'prefix_mask',
