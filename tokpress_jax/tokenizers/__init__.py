@@ -1,6 +1,10 @@
 """Tokenizers: how many tokens does this image need, and which?"""
 
 from tokpress_jax.tokenizers.alit import ALITConfig, ALITTokenizer
+from tokpress_jax.tokenizers.autoencoder_kl import (
+  AutoencoderKL,
+  AutoencoderKLConfig,
+)
 from tokpress_jax.tokenizers.base import (
   Reconstruction,
   Tokenizer,
@@ -12,6 +16,10 @@ from tokpress_jax.tokenizers.elastictok import (
   kept_tokens,
 )
 from tokpress_jax.tokenizers.error_search import ErrorSearch
+from tokpress_jax.tokenizers.flextok import (
+  FlexTokConfig,
+  FlexTokTokenizer,
+)
 from tokpress_jax.tokenizers.karl import KARLConfig, KARLTokenizer
 from tokpress_jax.tokenizers.lengths import (
   Coded,
@@ -53,11 +61,15 @@ __all__ = [
   'TOWERS',
   'ALITConfig',
   'ALITTokenizer',
+  'AutoencoderKL',
+  'AutoencoderKLConfig',
   'Coded',
   'ElasticTok',
   'ElasticTokConfig',
   'ErrorSearch',
   'Fixed',
+  'FlexTokConfig',
+  'FlexTokTokenizer',
   'Halting',
   'KARLConfig',
   'KARLTokenizer',
