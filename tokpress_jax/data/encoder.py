@@ -17,12 +17,13 @@ import numpy as np
 import tqdm
 
 from tokpress_jax import data, types
-from tokpress_jax.cli import common
+from tokpress_jax.data import streaming
 from tokpress_jax.data.config import OnError
 from tokpress_jax.data.views import Views
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
-from tokpress_jax.io import tokens
+from tokpress_jax.io import safetensors, tokens
+from tokpress_jax.io.token_header import Header
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,30 @@ class Files(data.Dataset):
   def name(self, index: int) -> str:
     """The name that the decoded image gets."""
     return self._paths[index].name
+
+
+def header_of(model: types.Loaded, *, tokens: int, **fields: Any) -> Header:
+  """A token file's header, with what the tokenizer decides.
+
+  Args:
+    model: A tokenizer with codes.
+    tokens: How many of them each square is given, at most.
+    **fields: Others of `Header`.
+  """
+  config = model.module.config
+  return Header(
+    fingerprint=safetensors.fingerprint(model.variables),
+    tokenizer=model.spec.name,
+    image_size=config.image_size,
+    channels=config.channels,
+    boundaries=config.boundaries,
+    tokens=tokens,
+    num_codes=config.quantizer.num_codes,
+    codebook_size=config.codebook_size,
+    digits=config.quantizer.digits,
+    selects=config.selects,
+    **fields,
+  )
 
 
 def read_views(
@@ -163,7 +188,7 @@ class Encoder:
         waiting.append(view)
         yield from ((square,) for square in view.squares)
 
-    results = common.stream(
+    results = streaming.stream(
       lambda pixels: self._encode(self._model, pixels),
       squares(),
       self._size,
