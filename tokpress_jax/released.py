@@ -177,6 +177,13 @@ KINDS = {
       options=('layout',),
     ),
     Kind(
+      name='elastictok',
+      keys='tokenizers.elastictok_keys',
+      mark='encoder.in_proj.kernel',
+      licence='Apache-2.0',
+      prepare='prepare',
+    ),
+    Kind(
       name='maskgit',
       keys='generators.maskgit_keys',
       mark='lm_head.weight',
@@ -189,6 +196,13 @@ KINDS = {
       mark='target_aware_pos_embed',
       tokenizer='maskgit-vqgan',
       licence='Apache-2.0; for research, its authors say',
+      prepare='prepare',
+    ),
+    Kind(
+      name='flexar',
+      keys='generators.flexar_keys',
+      mark='models.ar_image_model.preprocessor.embedding.weight',
+      licence='not stated; the code is Apache-2.0',
       prepare='prepare',
     ),
     Kind(
@@ -361,6 +375,24 @@ _TITOKS = (
 )
 
 
+def _elastictok(name: str, parameters: int) -> Released:
+  return Released(
+    name=f'elastictok-{name}',
+    kind='elastictok',
+    config='released_config',
+    arguments=(name,),
+    parameters=parameters,
+    repository=f'LargeWorldModel/ElasticTok-{name.upper()}',
+    file='params',
+  )
+
+
+_ELASTICTOKS = (
+  _elastictok('fsq', 210_165_760),
+  _elastictok('vae', 210_571_264),
+)
+
+
 def _maskgit(name: str, parameters: int, *arguments: int | str) -> Released:
   """A masked generator of TiTok's or One-D-Piece's tokens."""
   place = f'yucornetto/generator_{name.replace("-", "_")}_imagenet'
@@ -458,6 +490,7 @@ RELEASED = {
       file='maskgit-vqgan-imagenet-f16-256.bin',
     ),
     *_TITOKS,
+    *_ELASTICTOKS,
     _flextok_vae(4, 83_653_863),
     _flextok_vae(8, 83_709_419),
     _flextok_vae(16, 83_821_011),

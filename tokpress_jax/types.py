@@ -260,9 +260,10 @@ class Encoded:
     """The first tokens alone: `length` int32 [B], or one number for all."""
     length = jnp.asarray(length, jnp.int32)
     length = jnp.broadcast_to(length, self.length.shape)
-    slots = jnp.arange(self.valid.shape[1])[None]
+    slots = jnp.arange(self.valid.shape[-1])
+    slots = slots.reshape((1,) * length.ndim + (-1,))
     return dataclasses.replace(
-      self, length=length, valid=slots < length[:, None]
+      self, length=length, valid=slots < length[..., None]
     )
 
   def __repr__(self) -> str:

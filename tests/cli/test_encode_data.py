@@ -7,7 +7,7 @@ import tiny_models
 from command import run
 
 from tokpress_jax import data
-from tokpress_jax.cli import encoder
+from tokpress_jax.data import encoder
 from tokpress_jax.data.views import Views
 from tokpress_jax.io import export, images, safetensors, token_sets, tokens
 from tokpress_jax.tokenizers import Fixed

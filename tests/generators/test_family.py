@@ -126,11 +126,12 @@ def rar(**kwargs):
   return Row(config, line(), raster)
 
 
-def texts(for_decoder):
+def texts(for_decoder, padded=False):
   """A text for each class, and the empty one for none."""
   rng = np.random.default_rng(3)
   features = jnp.asarray(rng.normal(size=(CLASSES + 1, 3, 4)))
   pooled = jnp.asarray(rng.normal(size=(CLASSES + 1, 4)))
+  valid = jnp.arange(3)[None] < jnp.array([3, 2, 3, 1])[:, None]
 
   def of(labels):
     return generators.text(
@@ -139,6 +140,8 @@ def texts(for_decoder):
       null_features=features[CLASSES],
       null_pooled=pooled[CLASSES],
       for_decoder=features[labels] if for_decoder else None,
+      valid=valid[labels] if padded else None,
+      null_valid=valid[CLASSES] if padded else None,
     )
 
   return of
@@ -155,6 +158,14 @@ def maskgen(**kwargs):
   )
   hide = lambda tok, codes: jnp.where(jnp.arange(5)[None] % 2, VOCAB, codes)
   return Row(config, line(), hide, texts(for_decoder=False))
+
+
+def flexar(**kwargs):
+  config = generators.FlexARConfig(
+    **SMALL | {'num_classes': 0}, tokens=5, text_features=4, **kwargs
+  )
+  text = texts(for_decoder=False, padded=True)
+  return Row(config, line(), lambda tok, codes: codes, text)
 
 
 def maskgen_vectors():
@@ -204,6 +215,7 @@ ROWS = {
   'maskgit_bert': maskgit('bert', confidence='log_probability'),
   'maskgit_uvit': maskgit('uvit', norm_eps=1e-5),
   'rar': rar(),
+  'flexar': flexar(),
   'maskgen_codes': maskgen(),
   'maskgen_vectors': maskgen_vectors(),
 }
@@ -238,7 +250,7 @@ def example_inputs(config, batch=1):
   if isinstance(config, generators.RARConfig):
     codes = jnp.zeros((batch, config.num_tokens), jnp.int32)
     return generators.Ranked(codes=codes, rank=codes), labels
-  if isinstance(config, generators.MaskGenConfig):
+  if isinstance(config, generators.MaskGenConfig | generators.FlexARConfig):
     many = lambda x: jnp.repeat(x, batch, axis=0)
     return jax.tree.map(many, config.example_inputs())
   shape = (batch, config.image_size, config.image_size, config.channels)
@@ -270,6 +282,7 @@ each_module = pytest.mark.parametrize(
     'next_token_rotary',
     'maskgit_uvit',
     'rar',
+    'flexar',
     'maskgen_vectors',
   ],
 )
@@ -408,11 +421,13 @@ def test_cached_sampling_equals_uncached_recomputation(name):
   got = sample(name, labels, seed=5).codes[..., 0]
   sizes = getattr(config, 'sizes', (1,) * config.num_tokens)
   weights = SAMPLER.weights(len(sizes))
-  none = jnp.full_like(labels, config.num_classes)
+  given, none = map(
+    ROWS[name].condition, (labels, jnp.full_like(labels, CLASSES))
+  )
   codes, start = jnp.zeros((8, config.num_tokens), jnp.int32), 0
   for k, size in enumerate(sizes):
     x = ROWS[name].inputs(tokenizer, codes)
-    cond = compiled(name)(model.variables, x, labels)
+    cond = compiled(name)(model.variables, x, given)
     uncond = compiled(name)(model.variables, x, none)
     logits = ((1 + weights[k]) * cond - weights[k] * uncond)[
       :, start : start + size

@@ -116,6 +116,55 @@ def test_beams_equal_those_of_loops(lookahead):
   assert found.decoded == 12 * len(ends)
 
 
+def test_a_first_step_and_a_completion_of_their_own():
+  """The official `scale_first_step` off, and `complete_after_search` on."""
+  calls = []
+  chance = search.uniform_prior(CODES)
+
+  def prior(codes, labels, *, start, end, rng):
+    calls.append((len(codes), start, end))
+    return chance(codes, labels, start=start, end=end, rng=rng)
+
+  def last(codes, labels, *, start, end, rng):
+    """The code that is best for each slot that is missing."""
+    calls.append((len(codes), start, end))
+    good = jnp.where(weights(labels) > 0, CODES - 1, 0)
+    return jnp.where(jnp.arange(TOKENS)[None] < start, codes, good)
+
+  options = {'verifier': verifier, 'rng': jax.random.key(1)}
+  options |= {'width': 3, 'candidates': 4, 'schedule': (1, 2, 4)}
+  found = search.beam_search(
+    tokenizer(), prior, LABELS, first_candidates=4, completion=last, **options
+  )
+  # 4 of the empty beam, then 4 of each of 3 beams, for two labels.
+  assert calls == [(8, 0, 1), (24, 1, 2), (24, 2, 4), (6, 4, 6)]
+  assert found.decoded == 4 + 12 + 12 + 3
+  assert found.best.shape == (4, 2)
+  np.testing.assert_allclose(
+    verifier(found.images, LABELS), found.scores, atol=1e-6
+  )
+  rest = np.asarray(weights(LABELS))[:, 4:]
+  np.testing.assert_allclose(
+    found.best[3] - found.best[2],
+    np.maximum(rest, 0).sum(1) * (CODES - 1) / CODES,
+    atol=1e-5,
+  )
+  np.testing.assert_array_equal(
+    found.codes[:, 4:, 0], np.where(rest > 0, CODES - 1, 0)
+  )
+  with pytest.raises(UserError, match='give a completion'):
+    search.beam_search(tokenizer(), prior, LABELS, **options)
+  with pytest.raises(UserError, match='first_candidates must be at least 1'):
+    search.beam_search(
+      tokenizer(),
+      prior,
+      LABELS,
+      first_candidates=0,
+      completion=last,
+      **options,
+    )
+
+
 def test_search_beats_as_many_whole_images():
   """Every slot counts for itself here, so that early choices are right."""
   options = {'verifier': verifier, 'rng': jax.random.key(1)}

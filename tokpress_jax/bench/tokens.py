@@ -16,10 +16,13 @@ import jax
 import numpy as np
 
 from tokpress_jax.bench import harness
+from tokpress_jax.data import encoder as encoding
+from tokpress_jax.data import streaming
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.io import load as load_lib
-from tokpress_jax.io import safetensors, tokens
+from tokpress_jax.io import tokens
+from tokpress_jax.tokenizers import Fixed
 
 CODINGS = ('plain', 'packed', 'adaptive')
 
@@ -46,10 +49,6 @@ def run(
   Raises:
     UserError: it is no tokenizer with codes.
   """
-  from tokpress_jax.cli import common
-  from tokpress_jax.cli.encoder import Encoder, View
-  from tokpress_jax.tokenizers import Fixed
-
   loaded = load_lib.load(model)
   if loaded.spec.family != 'tokenizer' or loaded.module.config.continuous:
     raise UserError(f'{model} is no tokenizer with codes')
@@ -60,10 +59,12 @@ def run(
   squares = squares.astype(np.uint8)
   place = images_lib.fit_image(squares[0], side)[1]
   views = [
-    View(squares=x[None], placement=place, index=i, label=-1, view=0, name='')
+    encoding.View(
+      squares=x[None], placement=place, index=i, label=-1, view=0, name=''
+    )
     for i, x in enumerate(squares)
   ]
-  encoder = Encoder(loaded, Fixed(), batch)
+  encoder = encoding.Encoder(loaded, Fixed(), batch)
   encode = jax.jit(lambda m, x: m.encode(images_lib.to_float(x)).codes)
   decode = jax.jit(lambda m, codes: m.decode_codes(codes))
   records = list(encoder(views))
@@ -71,30 +72,23 @@ def run(
 
   def alone(function: Any, rows: np.ndarray) -> list[Any]:
     return list(
-      common.stream(lambda x: function(loaded, x), ((x,) for x in rows), batch)
+      streaming.stream(
+        lambda x: function(loaded, x), ((x,) for x in rows), batch
+      )
     )
 
   found = []
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'x.tok'
     for coding in CODINGS:
-      header = tokens.Header(
-        fingerprint=safetensors.fingerprint(loaded.variables),
-        image_size=side,
-        channels=config.channels,
-        boundaries=config.boundaries,
-        tokens=config.num_tokens,
-        num_codes=config.quantizer.num_codes,
-        codebook_size=config.codebook_size,
-        digits=config.quantizer.digits,
-        selects=config.selects,
-        coding=coding,
+      header = encoding.header_of(
+        loaded, tokens=config.num_tokens, coding=coding
       )
       write = functools.partial(_write, path, header, views, encoder)
 
       def read() -> list[Any]:
         rows = ((r.codes[0],) for r in tokens.Reader([path]))
-        return list(common.stream(lambda x: decode(loaded, x), rows, batch))
+        return list(streaming.stream(lambda x: decode(loaded, x), rows, batch))
 
       for name, ours, peer in (
         ('encode', write, lambda: alone(encode, squares)),

@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from tokpress_jax.cli import common, texts
+from tokpress_jax.data import streaming
 from tokpress_jax.errors import UserError
 from tokpress_jax.generators import coding
 from tokpress_jax.io import images as images_lib
@@ -88,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
   size = flags.batch_size
   if found.header.fit != 'tile':
     size = min(size, len(found))
-  squares = common.stream(functools.partial(decode, model), rows(), size)
+  squares = streaming.stream(functools.partial(decode, model), rows(), size)
   out, names = pathlib.Path(flags.out), _Names()
   for first in squares:
     record = waiting.popleft()

@@ -12,13 +12,14 @@ import tqdm
 import tyro
 
 from tokpress_jax import data
-from tokpress_jax.cli import common, encoder
+from tokpress_jax.cli import common
+from tokpress_jax.data import encoder
 from tokpress_jax.data.config import OnError
 from tokpress_jax.data.views import Views
 from tokpress_jax.errors import UserError
 from tokpress_jax.generators import coding
 from tokpress_jax.io import images as images_lib
-from tokpress_jax.io import safetensors, token_header, token_sets, tokens
+from tokpress_jax.io import token_header, token_sets, tokens
 from tokpress_jax.tokenizers import Fixed, Halting, Quality, legal_length
 
 # Records per file of a set, unless --shards says how many files there are.
@@ -123,17 +124,9 @@ def main(argv: Sequence[str]) -> None:
     seed=flags.seed,
   )
   source = _open(flags, config)
-  header = tokens.Header(
-    fingerprint=safetensors.fingerprint(model.variables),
-    tokenizer=model.spec.name,
-    image_size=config.image_size,
-    channels=config.channels,
-    boundaries=config.boundaries,
+  header = encoder.header_of(
+    model,
     tokens=length,
-    num_codes=config.quantizer.num_codes,
-    codebook_size=config.codebook_size,
-    digits=config.quantizer.digits,
-    selects=config.selects,
     coding=flags.coding,
     coder='' if coder is None else coding.coder_of(coder),
     lengths=_lengths(flags),

@@ -13,6 +13,7 @@ import tyro
 
 from tokpress_jax import losses
 from tokpress_jax.cli import common, texts
+from tokpress_jax.data import streaming
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.tokenizers import Quality, legal_length, minus_lpips
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     rows = model.encode_each(images_lib.to_float(pixels), tokens=budgets)
     return [model.decode(row, condition=condition) for row in rows]
 
-  outputs = common.in_batches(functools.partial(run, model), given, 16)
+  outputs = streaming.in_batches(functools.partial(run, model), given, 16)
   decoded = {
     n: images_lib.to_uint8(x) for n, x in zip(budgets, outputs, strict=True)
   }
@@ -165,7 +166,7 @@ def _print_lengths(
     decoded = model.decode(encoded, condition=condition)
     return encoded.length, measure(decoded, images)
 
-  length, quality = common.in_batches(
+  length, quality = streaming.in_batches(
     functools.partial(run, model, need.weights), given, 16
   )
   names = [str(path) for path in paths]

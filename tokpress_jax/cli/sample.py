@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 
 from tokpress_jax.cli import common, texts
+from tokpress_jax.data import streaming
 from tokpress_jax.errors import UserError
 from tokpress_jax.generators import editing
 from tokpress_jax.io import images as images_lib
@@ -154,7 +155,7 @@ def main(argv: Sequence[str]) -> None:
     return {tokens_of: getattr(out, tokens_of), 'images': out.images}
 
   print(f'Drawing {len(labels)} images; the first batch is compiled before.')
-  drawn = common.in_batches(
+  drawn = streaming.in_batches(
     draw,
     [labels, np.arange(len(labels))],
     flags.batch_size,

@@ -12,6 +12,7 @@ import numpy as np
 
 from tokpress_jax import generators, models
 from tokpress_jax.cli import common
+from tokpress_jax.data import streaming
 from tokpress_jax.errors import UserError
 
 
@@ -43,7 +44,7 @@ class TextFlags:
       length=encoder.module.config.length,
     )
     run = jax.jit(lambda encoder, codes: encoder(codes))
-    return common.in_batches(lambda x: run(encoder, x), [codes], 16)
+    return streaming.in_batches(lambda x: run(encoder, x), [codes], 16)
 
   def for_decoder(self, config: Any, count: int) -> np.ndarray | None:
     """What the decoder of a tokenizer reads of the texts.

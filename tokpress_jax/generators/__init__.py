@@ -4,6 +4,7 @@ from tokpress_jax.generators.base import Drawn, GeneratorConfig
 from tokpress_jax.generators.condition import Text, text
 from tokpress_jax.generators.drawing import Sampled, sample
 from tokpress_jax.generators.editing import Box, drawn_tokens, keep
+from tokpress_jax.generators.flexar import FlexAR, FlexARConfig
 from tokpress_jax.generators.heads import CategoricalHead, DiffusionHead
 from tokpress_jax.generators.loops import BlockLoop, RefineLoop
 from tokpress_jax.generators.maskgen import MaskGen, MaskGenConfig, Noised
@@ -36,6 +37,8 @@ __all__ = [
   'CategoricalHead',
   'DiffusionHead',
   'Drawn',
+  'FlexAR',
+  'FlexARConfig',
   'Found',
   'GeneratorConfig',
   'MaskGIT',

@@ -40,6 +40,8 @@ class Text:
     score: [B], how beautiful the image is to be, about 0 to 10.
     for_decoder: [B, M, F], what the tokenizer's decoder reads; None if it reads
       no text. TA-TiTok's reads CLIP's last layer after its final norm.
+    valid: bool [B, M], the features that count; all if None.
+    null_valid: as well, of the empty text; None where `valid` is.
   """
 
   features: Array
@@ -48,6 +50,8 @@ class Text:
   null_pooled: Array
   score: Array
   for_decoder: Array | None = None
+  valid: Array | None = None
+  null_valid: Array | None = None
 
   @property
   def batch(self) -> int:
@@ -57,7 +61,10 @@ class Text:
   def null(self) -> Text:
     """The same rows without their texts; the scores stay."""
     return dataclasses.replace(
-      self, features=self.null_features, pooled=self.null_pooled
+      self,
+      features=self.null_features,
+      pooled=self.null_pooled,
+      valid=self.null_valid,
     )
 
   def with_null(self) -> Text:
@@ -95,10 +102,16 @@ class Text:
     }
     if self.for_decoder is not None:
       expected['for_decoder'] = (batch, *self.for_decoder.shape[1:])
+    if self.valid is not None or self.null_valid is not None:
+      expected |= {'valid': (batch, length), 'null_valid': (batch, length)}
+    given = {
+      name: tuple(getattr(getattr(self, name), 'shape', ()))
+      for name in expected
+    }
     wrong = [
-      f'{name} {tuple(getattr(self, name).shape)} (expected {shape})'
+      f'{name} {given[name]} (expected {shape})'
       for name, shape in expected.items()
-      if tuple(getattr(self, name).shape) != shape
+      if given[name] != shape
     ]
     if wrong:
       raise errors.UserError(
@@ -110,22 +123,26 @@ class Text:
 
 def text(
   features: Any,
-  pooled: Any,
+  pooled: Any = None,
   *,
   null_features: Any,
-  null_pooled: Any,
+  null_pooled: Any = None,
   score: Any = 6.5,
   for_decoder: Any = None,
+  valid: Any = None,
+  null_valid: Any = None,
 ) -> Text:
   """Makes a `Text` from encodings.
 
   Args:
     features: [B, M, F]; see `Text`.
-    pooled: [B, F], or [B, 1, F].
+    pooled: [B, F], or [B, 1, F]; 0 if None, of an encoder that has none.
     null_features: [M, F] of the empty text, or [B or 1, M, F].
-    null_pooled: [F] as well, or [B or 1, F].
+    null_pooled: [F] as well, or [B or 1, F]; 0 if None.
     score: one number, or [B].
     for_decoder: [B, M, F] or None.
+    valid: bool [B, M], False for padding of the texts; None for none.
+    null_valid: bool [M] of the empty text, or [B or 1, M]; with `valid`.
 
   Returns:
     The text, float32.
@@ -134,13 +151,15 @@ def text(
     UserError: if the encodings do not fit together.
   """
   wide = lambda x: jnp.asarray(x, jnp.float32)
-  features, pooled = wide(features), wide(pooled)
+  features = wide(features)
   if features.ndim != 3:
     raise errors.UserError(
       'features of texts are [B, M, F] (texts, tokens, features), got '
       f'{list(features.shape)}'
     )
   batch, _, size = features.shape
+  pooled = wide(jnp.zeros((batch, size)) if pooled is None else pooled)
+  null_pooled = jnp.zeros((size,)) if null_pooled is None else null_pooled
   rows = lambda x: wide(x).reshape(-1, x.shape[-1]) if x.ndim > 1 else x
   pooled = rows(pooled)
   if pooled.shape != (batch, size):
@@ -154,6 +173,15 @@ def text(
     'null_pooled': (rows(wide(null_pooled)), (batch, size)),
     'score': (wide(score), (batch,)),
   }
+  if (valid is None) != (null_valid is None):
+    raise errors.UserError(
+      'valid says which features of the texts count, null_valid of the empty '
+      'text: give both, or none'
+    )
+  if valid is not None:
+    places = features.shape[:2]
+    given['valid'] = (jnp.asarray(valid, bool), places)
+    given['null_valid'] = (jnp.asarray(null_valid, bool), places)
   made = {}
   for name, (x, shape) in given.items():
     missing = (1,) * (len(shape) - x.ndim)

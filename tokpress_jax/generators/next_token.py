@@ -45,15 +45,19 @@ class NextTokenConfig(base.RowConfig):
     positions: 'learned' table, or 'rotary'.
     activation: of the MLP, see `nn.BlockConfig`.
     norm: 'rms' or 'layer'.
-    bias: of the attention's projections.
+    norm_eps: of the norms.
+    norm_affine: whether the blocks' norms have parameters.
+    bias: of the attention's projections, see `nn.BlockConfig`.
     qk_norm: of queries and keys, or None.
   """
 
   positions: Literal['learned', 'rotary'] = 'rotary'
   activation: nn.Activation = 'gelu'
   norm: Literal['layer', 'rms'] = 'rms'
-  bias: Literal['all', 'qv', 'none'] = 'none'
-  qk_norm: Literal['l2', 'layer', 'rms'] | None = None
+  norm_eps: float = 1e-6
+  norm_affine: bool = True
+  bias: Literal['all', 'qv', 'none', 'nowhere'] = 'none'
+  qk_norm: Literal['l2', 'layer', 'rms', 'standard'] | None = None
 
   @property
   def block(self) -> nn.BlockConfig:
@@ -64,6 +68,8 @@ class NextTokenConfig(base.RowConfig):
       mlp_ratio=self.mlp_ratio,
       activation=self.activation,
       norm=self.norm,
+      norm_eps=self.norm_eps,
+      norm_affine=self.norm_affine,
       bias=self.bias,
       qk_norm=self.qk_norm,
       dropout=self.dropout,
@@ -112,7 +118,7 @@ class NextTokenGenerator(linen.Module):
       dtype=self.dtype,
     )
     self.head = heads.CategoricalHead(
-      c.codebook_size, c.width, norm=c.norm, dtype=self.dtype
+      c.codebook_size, c.width, norm=c.norm, eps=c.norm_eps, dtype=self.dtype
     )
 
   def __call__(

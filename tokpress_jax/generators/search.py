@@ -110,7 +110,7 @@ class Found:
     codes: int32 [P, N, 1].
     images: [P, H, W, C] in [-1, 1].
     scores: [P], of the images.
-    best: [S, P], the best score after each step.
+    best: [S, P], the best score after each step, and after a completion.
     decoded: static, images that were decoded and judged for each prompt.
   """
 
@@ -130,14 +130,16 @@ def beam_search(
   rng: Array,
   width: int = 5,
   candidates: int = 10,
+  first_candidates: int | None = None,
   schedule: Sequence[int] | None = None,
   lookahead: int | None = 0,
+  completion: Prior | None = None,
   batch: int = 64,
 ) -> Found:
   """Keeps the prefixes whose images a verifier likes best.
 
   Each step continues every beam `candidates` times, decodes all of them, and
-  keeps the best `width`; the first step draws width x candidates.
+  keeps the best `width`.
 
   Args:
     tokenizer: any of whose legal lengths decode.
@@ -147,14 +149,21 @@ def beam_search(
     rng: a typed key.
     width: W.
     candidates: C.
+    first_candidates: of the first step, which continues one empty beam; W C if
+      None (the official `scale_first_step`), C without that.
     schedule: tokens after each step, rising, legal lengths, the last of them
-      all; 1, 2, 4, ... as far as they are legal if None.
+      all unless there is a `completion`; 1, 2, 4, ... as far as they are legal
+      if None.
     lookahead: tokens that are drawn on top before an image is judged, to be
       forgotten again; None for all that are missing.
+    completion: draws what an early end of the schedule leaves, for the beams
+      kept at last, whose images are then judged again (the official
+      `complete_after_search`, which does so for the best beam alone, by a
+      greedy prior: `generator_prior(model, Sampler(temperature=0.0))`).
     batch: images decoded and judged at once.
 
   Returns:
-    The best image of the last step for each prompt.
+    The best image for each prompt, of the last step or after the completion.
 
   Raises:
     UserError: if the schedule is none, or a number is below 1.
@@ -169,20 +178,23 @@ def beam_search(
     raise errors.UserError(
       f'a schedule rises over legal lengths of the tokenizer, got {schedule}'
     )
-  if schedule[-1] != tokens:
+  if schedule[-1] != tokens and completion is None:
     raise errors.UserError(
-      f'the last step of a schedule has all {tokens} tokens, got {schedule}'
+      f'the last step of a schedule has all {tokens} tokens, got {schedule}; '
+      'give a completion to draw the rest'
     )
-  if width < 1 or candidates < 1:
+  opening = width * candidates if first_candidates is None else first_candidates
+  if min(width, candidates, opening) < 1:
     raise errors.UserError(
-      f'width and candidates must be at least 1, got {width}, {candidates}'
+      'width, candidates and first_candidates must be at least 1, got '
+      f'{width}, {candidates}, {first_candidates}'
     )
   labels = jnp.asarray(labels)
   prompts = len(labels)
   beams = jnp.zeros((prompts, 1, tokens), jnp.int32)
   best, decoded, start = [], 0, 0
   for step, end in enumerate(schedule):
-    many = candidates * (width if step == 0 else 1)
+    many = opening if step == 0 else candidates
     pool = jnp.repeat(beams, many, axis=1)  # [P, W C, N]
     count = pool.shape[1]
     rows = pool.reshape(-1, tokens)
@@ -202,6 +214,19 @@ def beam_search(
     beams = jnp.take_along_axis(pool, index[..., None], axis=1)
     best.append(top[:, 0])
     start = end
+  if start < tokens:
+    assert completion is not None  # Else the schedule was refused.
+    count = beams.shape[1]
+    of = jnp.repeat(labels, count)
+    rest = jax.random.fold_in(rng, len(schedule))
+    rows = beams.reshape(-1, tokens)
+    rows = completion(rows, of, start=start, end=tokens, rng=rest)
+    images, scores = _judge(tokenizer, rows, of, tokens, verifier, batch)
+    decoded += count
+    top, index = jax.lax.top_k(scores.reshape(prompts, count), count)
+    pool = rows.reshape(prompts, count, tokens)
+    beams = jnp.take_along_axis(pool, index[..., None], axis=1)
+    best.append(top[:, 0])
   images = images.reshape(prompts, count, *images.shape[1:])
   return Found(
     codes=beams[:, 0, :, None],

@@ -18,7 +18,7 @@ import numpy as np
 
 from tokpress_jax import released, types
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import keymap, safetensors
+from tokpress_jax.io import flax_stream, keymap, safetensors
 
 _PICKLES = ('.pth', '.pt', '.ckpt', '.bin')
 
@@ -29,7 +29,8 @@ def read_checkpoint(
   """Reads the tensors of one model out of a released file.
 
   Args:
-    path: A `.safetensors` file, or a `.pth` that needs the extra `convert`.
+    path: A `.safetensors` file, a `.pth` that needs the extra `convert`, or a
+      stream of Flax parameters, which has no suffix.
     mark: A tensor of the model. Where the file is a training checkpoint, the
       model's tensors are those beside this one; a prefix of it is dropped.
 
@@ -53,10 +54,13 @@ def read_checkpoint(
 
 
 def _read(path: pathlib.Path) -> Any:
+  if not path.suffix:
+    return flax_stream.read(path)
   if path.suffix not in (*_PICKLES, '.safetensors'):
     raise UserError(
       f'{path} is neither a .safetensors file nor a checkpoint of PyTorch '
-      f'({", ".join(_PICKLES)}).'
+      f'({", ".join(_PICKLES)}), nor a stream of Flax parameters, which has no '
+      'suffix.'
     )
   if path.suffix == '.safetensors':
     return safetensors.load_flat(path)

@@ -15,6 +15,7 @@ from tokpress_jax.nn.conv import (
   ConvEncoder,
   conv2d,
 )
+from tokpress_jax.nn.cross import CrossAttention, CrossBlock, CrossStack
 from tokpress_jax.nn.joint import JointBlock, JointStack
 from tokpress_jax.nn.norms import (
   GroupNorm,
@@ -25,7 +26,13 @@ from tokpress_jax.nn.norms import (
   make_norm,
   modulate,
 )
-from tokpress_jax.nn.patches import check_patch, patchify, unpatchify
+from tokpress_jax.nn.patches import (
+  check_patch,
+  patchify,
+  patchify_video,
+  unpatchify,
+  unpatchify_video,
+)
 from tokpress_jax.nn.positions import (
   LearnedPositions,
   Rotation,
@@ -50,6 +57,9 @@ __all__ = [
   'ConvConfig',
   'ConvDecoder',
   'ConvEncoder',
+  'CrossAttention',
+  'CrossBlock',
+  'CrossStack',
   'GroupNorm',
   'JointBlock',
   'JointStack',
@@ -72,11 +82,13 @@ __all__ = [
   'modulate',
   'over_layers',
   'patchify',
+  'patchify_video',
   'rotate',
   'rotation',
   'sincos',
   'sincos_rates',
   'time_codes',
   'unpatchify',
+  'unpatchify_video',
   'unstack',
 ]

@@ -24,9 +24,11 @@ import numpy as np
 from PIL import Image
 
 from tokpress_jax import metrics, types, viz
+from tokpress_jax.data import encoder, streaming
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
-from tokpress_jax.io import safetensors, tokens
+from tokpress_jax.io import tokens
+from tokpress_jax.tokenizers import Fixed
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -149,16 +151,13 @@ def _encode(
   length: int,
   batch: int,
 ) -> Iterator[tokens.Record]:
-  from tokpress_jax.cli.encoder import Encoder, View
-  from tokpress_jax.tokenizers import Fixed
-
   size = tokenizer.module.config.image_size
-  encode = Encoder(tokenizer, Fixed(tokens=length), batch)
+  encode = encoder.Encoder(tokenizer, Fixed(tokens=length), batch)
   views = []
   for index, (name, pixels) in enumerate(images.items()):
     squares, placement = images_lib.fit_image(pixels, size, policy='tile')
     views.append(
-      View(
+      encoder.View(
         squares=squares,
         placement=placement,
         index=index,
@@ -173,7 +172,6 @@ def _encode(
 def _decode(
   tokenizer: types.Loaded, records: Sequence[tokens.Record], batch: int
 ) -> list[np.ndarray]:
-  from tokpress_jax.cli import common
 
   named = ['length', *(['positions'] if records[0].slots is not None else [])]
 
@@ -186,7 +184,9 @@ def _decode(
     given = [record.codes, record.lengths]
     if record.slots is not None:
       given.append(record.slots[..., None])
-    squares = common.in_batches(lambda *x: decode(tokenizer, *x), given, batch)
+    squares = streaming.in_batches(
+      lambda *x: decode(tokenizer, *x), given, batch
+    )
     pixels = images_lib.to_uint8(squares)
     pictures.append(images_lib.unfit_image(pixels, record.placement))
   return pictures
@@ -199,18 +199,9 @@ def _sizes(
   length: int,
 ) -> tuple[list[int], int]:
   """Bytes of each record, and of what they share, in a file of them all."""
-  config = tokenizer.module.config
-  header = tokens.Header(
-    fingerprint=safetensors.fingerprint(tokenizer.variables),
-    tokenizer=tokenizer.spec.name,
-    image_size=config.image_size,
-    channels=config.channels,
-    boundaries=config.boundaries,
+  header = encoder.header_of(
+    tokenizer,
     tokens=length,
-    num_codes=config.quantizer.num_codes,
-    codebook_size=config.codebook_size,
-    digits=config.quantizer.digits,
-    selects=config.selects,
     coding=coding,
     fit='tile',
     records=len(records),

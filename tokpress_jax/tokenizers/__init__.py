@@ -1,5 +1,6 @@
 """Tokenizers: how many tokens does this image need, and which?"""
 
+from tokpress_jax.tokenizers.alit import ALITConfig, ALITTokenizer
 from tokpress_jax.tokenizers.autoencoder_kl import (
   AutoencoderKL,
   AutoencoderKLConfig,
@@ -9,6 +10,12 @@ from tokpress_jax.tokenizers.base import (
   Tokenizer,
   TokenizerConfig,
 )
+from tokpress_jax.tokenizers.elastictok import (
+  ElasticTok,
+  ElasticTokConfig,
+  kept_tokens,
+)
+from tokpress_jax.tokenizers.error_search import ErrorSearch
 from tokpress_jax.tokenizers.flextok import (
   FlexTokConfig,
   FlexTokTokenizer,
@@ -22,6 +29,7 @@ from tokpress_jax.tokenizers.lengths import (
   Prefix,
   Quality,
   legal_length,
+  minus_l1,
   minus_lpips,
   prefix_mask,
   round_down,
@@ -51,9 +59,14 @@ from tokpress_jax.tokenizers.var import VARTokenizer, VARTokenizerConfig
 
 __all__ = [
   'TOWERS',
+  'ALITConfig',
+  'ALITTokenizer',
   'AutoencoderKL',
   'AutoencoderKLConfig',
   'Coded',
+  'ElasticTok',
+  'ElasticTokConfig',
+  'ErrorSearch',
   'Fixed',
   'FlexTokConfig',
   'FlexTokTokenizer',
@@ -81,7 +94,9 @@ __all__ = [
   'VARTokenizer',
   'VARTokenizerConfig',
   'bucket',
+  'kept_tokens',
   'legal_length',
+  'minus_l1',
   'minus_lpips',
   'pack',
   'prefix_mask',

@@ -17,12 +17,13 @@ import numpy as np
 import tqdm
 
 from tokpress_jax import data, types
-from tokpress_jax.cli import common
+from tokpress_jax.data import streaming
 from tokpress_jax.data.config import OnError
 from tokpress_jax.data.views import Views
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
-from tokpress_jax.io import tokens
+from tokpress_jax.io import safetensors, tokens
+from tokpress_jax.io.token_header import Header
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,30 @@ class Files(data.Dataset):
   def name(self, index: int) -> str:
     """The name that the decoded image gets."""
     return self._paths[index].name
+
+
+def header_of(model: types.Loaded, *, tokens: int, **fields: Any) -> Header:
+  """A token file's header, with what the tokenizer decides.
+
+  Args:
+    model: A tokenizer with codes.
+    tokens: How many of them each square is given, at most.
+    **fields: Others of `Header`.
+  """
+  config = model.module.config
+  return Header(
+    fingerprint=safetensors.fingerprint(model.variables),
+    tokenizer=model.spec.name,
+    image_size=config.image_size,
+    channels=config.channels,
+    boundaries=config.boundaries,
+    tokens=tokens,
+    num_codes=config.quantizer.num_codes,
+    codebook_size=config.codebook_size,
+    digits=config.quantizer.digits,
+    selects=config.selects,
+    **fields,
+  )
 
 
 def read_views(
@@ -163,7 +188,7 @@ class Encoder:
         waiting.append(view)
         yield from ((square,) for square in view.squares)
 
-    results = common.stream(
+    results = streaming.stream(
       lambda pixels: self._encode(self._model, pixels),
       squares(),
       self._size,
@@ -172,16 +197,23 @@ class Encoder:
     for first in results:
       view = waiting.popleft()
       rest = itertools.islice(results, len(view.squares) - 1)
-      codes, lengths, *slots = map(np.stack, zip(first, *rest, strict=True))
-      # Beyond the length nothing is kept.
-      used = np.arange(codes.shape[1]) < lengths[:, None]
+      rows = [first, *rest]
+      lengths = np.array([row[1] for row in rows])
       yield tokens.Record(
-        codes=np.where(used[..., None], codes, 0),
+        codes=_cut([row[0] for row in rows], lengths),
         lengths=lengths,
-        slots=np.where(used, slots[0], 0) if slots else None,
+        slots=_cut([row[2] for row in rows], lengths) if first[2:] else None,
         placement=view.placement,
         index=view.index,
         label=view.label,
         view=view.view,
         name=view.name,
       )
+
+
+def _cut(rows: Sequence[np.ndarray], lengths: np.ndarray) -> np.ndarray:
+  """Rows [N, ...] as one array [R, N, ...], 0 beyond their lengths."""
+  cut = np.array(rows)
+  for row, length in zip(cut, lengths.tolist(), strict=True):
+    row[length:] = 0
+  return cut
