@@ -52,9 +52,10 @@ class Released:
   Attributes:
     name: what `load` takes.
     kind: its layout.
-    config: the function of the kind's `keys` that gives its config.
+    config: the function of the kind's `keys` that gives its config; '' where
+      it is read off the tensors, since nothing at hand says it.
     arguments: of that function.
-    parameters: how many numbers the model has.
+    parameters: how many numbers the model has; 0 where that is not known.
     repository: on the Hugging Face hub.
     file: in the repository.
     instead: what the file may be called there too.
@@ -63,9 +64,9 @@ class Released:
 
   name: str
   kind: str
-  config: str
+  config: str = ''
   arguments: tuple[int | str, ...] = ()
-  parameters: int
+  parameters: int = 0
   repository: str
   file: str
   instead: tuple[str, ...] = ()
@@ -408,6 +409,17 @@ _MASKGENS = (
   _maskgen('kl-xl', 1_235_705_632, 'diffusion', 1280, 20),
 )
 
+# What these are made of is in a `config.yaml` beside the weights.
+_FLEXARS = tuple(
+  Released(
+    name=f'flexar-{size.lower()}',
+    kind='flexar',
+    repository=f'EPFL-VILAB/FlexAR-{size}',
+    file='model.safetensors',
+  )
+  for size in ('113M-T2I', '382M-T2I', '1B-T2I', '3B-T2I', '1B-C2I')
+)
+
 RELEASED = {
   row.name: row
   for row in (
@@ -435,6 +447,7 @@ RELEASED = {
     *_MASKGITS,
     *_RARS,
     *_MASKGENS,
+    *_FLEXARS,
     Released(
       name='clip-text-l14',
       kind='clip-text',
