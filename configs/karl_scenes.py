@@ -12,7 +12,7 @@ from tokpress_jax.train.tasks import KARLTask
 
 
 def get_config() -> Config:
-  tower = TowerConfig(width=96, depth=2, heads=4, activation='relu')
+  tower = TowerConfig(width=96, depth=2, heads=8, activation='relu')
   return Config(
     name='karl_scenes',
     task=KARLTask(
@@ -20,11 +20,11 @@ def get_config() -> Config:
         image_size=32,
         channels=3,
         patch=8,
-        tokens=16,
-        slots=16,
+        tokens=12,
+        slots=12,
         encoder=tower,
         decoder=tower,
-        quantizer=FSQConfig(levels=(8, 8, 8, 6, 5)),
+        quantizer=FSQConfig(levels=(8,) * 6),
         bins=(
           0.005,
           0.0075,
@@ -46,23 +46,25 @@ def get_config() -> Config:
         places=4,
         vqgan=None,
         spread=0.5,
+        projection='slot',
       ),
       stride=1,
       full=0.25,
       loss='decibel',
-      loss_weight=0.2,
+      loss_weight=1.0,
+      halting_weight=0.2,
       shown=(0.02, 0.04),
     ),
     data=DataConfig(name='scenes', image_size=32, flip=True),
     train=TrainConfig(
-      steps=1500,
-      batch_size=64,
+      steps=1200,
+      batch_size=32,
       ema_decay=0.99,
       log_every=50,
       eval_every=500,
       checkpoint_every=500,
     ),
     optim=OptimConfig(
-      learning_rate=3e-3, warmup_steps=100, final_scale=0.02, b2=0.99
+      learning_rate=4e-3, warmup_steps=100, final_scale=0.02, b2=0.99
     ),
   )

@@ -117,6 +117,7 @@ LAYERS = (
     'types',
     'errors',
     'registry',
+    'flow',
     'nn',
     'quantize',
     'io',

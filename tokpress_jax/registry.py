@@ -99,6 +99,22 @@ _ENTRIES = {
       licence='Apache-2.0',
     ),
     _row(
+      'autoencoder_kl',
+      'tokenizer',
+      'tokenizers.autoencoder_kl:AutoencoderKLConfig',
+      paper='LDM, arXiv:2112.10752',
+      evidence='official',
+      licence='Apache-2.0',
+    ),
+    _row(
+      'flextok',
+      'tokenizer',
+      'tokenizers.flextok:FlexTokConfig',
+      paper='FlexTok, arXiv:2502.13967',
+      evidence='official',
+      licence='Apple, for research only',
+    ),
+    _row(
       'karl',
       'tokenizer',
       'tokenizers.karl:KARLConfig',
@@ -207,6 +223,12 @@ _ENTRIES = {
       'task',
       'train.tasks.proxy:ProxyTask',
       paper='TiTok, arXiv:2406.07550',
+    ),
+    _row(
+      'flow_tokenizer_task',
+      'task',
+      'train.tasks.flow:FlowTokenizerTask',
+      paper='FlexTok, arXiv:2502.13967',
     ),
     _row(
       'karl_task',

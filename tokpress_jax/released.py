@@ -29,6 +29,8 @@ class Kind:
     options: what `config_of` may be told that no tensor says.
     prepare: the function of `keys` that cuts and joins tensors before the rules
       name them; '' for none.
+    describe: the function of `keys` that adds to a config what no tensor says,
+      from the file's header and the config.json beside it; '' for none.
   """
 
   name: str
@@ -39,6 +41,7 @@ class Kind:
   licence: str = ''
   options: tuple[str, ...] = ()
   prepare: str = ''
+  describe: str = ''
 
   def attribute(self, name: str) -> Any:
     """Something of the module of keys."""
@@ -59,6 +62,7 @@ class Released:
     repository: on the Hugging Face hub.
     file: in the repository.
     instead: what the file may be called there too.
+    beside: other files that must lie beside it.
     tokenizer: name of the tokenizer that it belongs to.
   """
 
@@ -70,6 +74,7 @@ class Released:
   repository: str
   file: str
   instead: tuple[str, ...] = ()
+  beside: tuple[str, ...] = ()
   tokenizer: str = ''
 
   def make_config(self) -> Any:
@@ -122,6 +127,7 @@ NETWORKS = {
   )
 }
 
+_APPLE = 'Apple Machine Learning Research Model licence: for research only'
 _VAR_KEYS = 'generators.scale_wise_keys'
 KINDS = {
   kind.name: kind
@@ -223,6 +229,22 @@ KINDS = {
       licence='MIT',
       prepare='prepare',
     ),
+    Kind(
+      name='autoencoder-kl',
+      keys='tokenizers.autoencoder_kl_keys',
+      mark='encoder.down_blocks.0.resnets.0.conv1.weight',
+      licence=_APPLE,
+      prepare='prepare',
+      describe='describe',
+    ),
+    Kind(
+      name='flextok',
+      keys='tokenizers.flextok_keys',
+      mark='encoder.module_dict.enc_register_module.registers',
+      licence=_APPLE,
+      prepare='prepare',
+      describe='describe',
+    ),
   )
 }
 
@@ -291,6 +313,43 @@ def _titok(name: str, parameters: int, *arguments: int | str) -> Released:
     repository=places[name.split('-')[0]],
     file='model.safetensors',
     instead=('pytorch_model.bin',),
+  )
+
+
+def _flextok(
+  name: str, parameters: int, encoder: int, decoder: int
+) -> Released:
+  return Released(
+    name=f'flextok-{name}',
+    kind='flextok',
+    config='released_config',
+    arguments=(encoder, decoder),
+    parameters=parameters,
+    repository=f'EPFL-VILAB/flextok_{name.replace("-", "_")}',
+    file='model.safetensors',
+    beside=('config.json',),
+  )
+
+
+# Without two tables of sines in each official file, which are computed here.
+_FLEXTOKS = (
+  _flextok('d12-d12-in1k', 341_258_521, 12, 12),
+  _flextok('d18-d18-in1k', 949_144_729, 18, 18),
+  _flextok('d18-d28-in1k', 2_540_129_177, 18, 28),
+  _flextok('d18-d28-dfn', 2_540_129_177, 18, 28),
+)
+
+
+def _flextok_vae(channels: int, parameters: int) -> Released:
+  return Released(
+    name=f'flextok-vae-c{channels}',
+    kind='autoencoder-kl',
+    config='released_config',
+    arguments=(channels,),
+    parameters=parameters,
+    repository=f'EPFL-VILAB/flextok_vae_c{channels}',
+    file='diffusion_pytorch_model.safetensors',
+    beside=('config.json',),
   )
 
 
@@ -444,6 +503,10 @@ RELEASED = {
     ),
     *_TITOKS,
     *_ELASTICTOKS,
+    _flextok_vae(4, 83_653_863),
+    _flextok_vae(8, 83_709_419),
+    _flextok_vae(16, 83_821_011),
+    *_FLEXTOKS,
     *_MASKGITS,
     *_RARS,
     *_MASKGENS,

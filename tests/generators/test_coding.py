@@ -11,7 +11,7 @@ import tiny_models
 from tokpress_jax import generators, types
 from tokpress_jax.errors import UserError
 from tokpress_jax.generators import coding
-from tokpress_jax.io import images, token_codings, token_record, tokens
+from tokpress_jax.io import images, token_record, token_symbols, tokens
 
 MODELS = {
   'next_token': tiny_models.next_token,
@@ -116,7 +116,7 @@ def test_they_take_what_the_training_pass_says(case):
   coder = coding.GeneratorCoding(generator, header)
   for data, record in zip(coder.encode(records), records, strict=True):
     _, _, payload = token_record.unpack_fields(data, header)
-    numbers = token_codings.split_numbers(payload, len(record.lengths))
+    numbers = token_symbols.split_numbers(payload, len(record.lengths))
     bits += sum(n.bit_length() - 33 for n in numbers)
   assert abs(bits - ideal) < 0.03 * ideal, (bits, ideal)
   # A model of other probabilities would take another number of bits.

@@ -135,6 +135,24 @@ ROWS = {
     ),
     {'titok-sl256-vq8k': None, 'tatitok-bl32-vq': None},
   ),
+  # Pixels are drawn by a guided flow.
+  'flextok': Row(
+    tokenizers.FlexTokConfig(
+      **IMAGE,
+      tokens=5,
+      encoder=TOWER,
+      decoder=dataclasses.replace(TOWER, width=12, heads=3),
+      quantizer=quantize.FSQConfig(levels=(4, 3, 5), form='lucidrains'),
+      vae=None,
+      steps=2,
+      guidance=2.0,
+    ),
+    {
+      'flextok-d12-d12-in1k': None,
+      'flextok-d18-d18-in1k': None,
+      'flextok-d18-d28-in1k': None,
+    },
+  ),
 }
 every = pytest.mark.parametrize('name', ROWS)
 PUBLISHED = {
@@ -337,7 +355,14 @@ def test_gradients_reach_every_parameter(name):
   rest = {k: v for k, v in model.variables.items() if k != 'params'}
 
   def loss(params):
-    out = model.module.apply({'params': params, **rest}, IMAGES, **extra(name))
+    # Of several lengths: what stands for missing tokens learns from the short.
+    out = model.module.apply(
+      {'params': params, **rest},
+      IMAGES,
+      lengths(name),
+      **extra(name),
+      method='reconstruct',
+    )
     return jnp.mean((out.images - IMAGES) ** 2) + out.quantized.loss
 
   value, grads = jax.jit(jax.value_and_grad(loss))(model.variables['params'])

@@ -202,8 +202,9 @@ def stream(
   for batch in itertools.chain(results(), [None]):
     if ahead is not None:
       out, count = jax.device_get(ahead[0]), ahead[1]
-      for row in range(count):
-        yield jax.tree.map(lambda x: x[row], out)  # noqa: B023
+      leaves, tree = jax.tree.flatten(out)
+      for row in zip(*(leaf[:count] for leaf in leaves), strict=True):
+        yield jax.tree.unflatten(tree, row)
     ahead = batch
 
 

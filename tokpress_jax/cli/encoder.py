@@ -172,16 +172,23 @@ class Encoder:
     for first in results:
       view = waiting.popleft()
       rest = itertools.islice(results, len(view.squares) - 1)
-      codes, lengths, *slots = map(np.stack, zip(first, *rest, strict=True))
-      # Beyond the length nothing is kept.
-      used = np.arange(codes.shape[1]) < lengths[:, None]
+      rows = [first, *rest]
+      lengths = np.array([row[1] for row in rows])
       yield tokens.Record(
-        codes=np.where(used[..., None], codes, 0),
+        codes=_cut([row[0] for row in rows], lengths),
         lengths=lengths,
-        slots=np.where(used, slots[0], 0) if slots else None,
+        slots=_cut([row[2] for row in rows], lengths) if first[2:] else None,
         placement=view.placement,
         index=view.index,
         label=view.label,
         view=view.view,
         name=view.name,
       )
+
+
+def _cut(rows: Sequence[np.ndarray], lengths: np.ndarray) -> np.ndarray:
+  """Rows [N, ...] as one array [R, N, ...], 0 beyond their lengths."""
+  cut = np.array(rows)
+  for row, length in zip(cut, lengths.tolist(), strict=True):
+    row[length:] = 0
+  return cut

@@ -22,13 +22,15 @@ class Flags(common.SamplerFlags):
       the same data set.
     out: Where index.html and metrics.json go.
     samples: Samples of each generator.
-    step_counts: Numbers of steps at which generators that refine (MaskGIT) are
-      measured too, and drawn as a curve.
+    test_images: Test images to measure on, at most.
+    step_counts: Numbers of steps at which generators that refine (MaskGIT) and
+      tokenizers that decode by a flow are measured too, and drawn as a curve.
   """
 
   runs: tyro.conf.Positional[tuple[str, ...]]
   out: str
   samples: int = 500
+  test_images: int = 1024
   step_counts: tuple[int, ...] = ()
 
 
@@ -75,7 +77,7 @@ def measure(flags: Flags, *, command: str = '') -> Any:
       f'the runs were trained on different data: {used[0]} and {other[0]}; '
       'report them apart'
     )
-  images = report.image_set(used[0])
+  images = report.image_set(used[0], max_test=flags.test_images)
   models = {name: load_lib.load(run) for name, run in runs.items()}
   of = lambda family: {
     n: m for n, m in models.items() if m.spec.family == family
@@ -92,6 +94,12 @@ def measure(flags: Flags, *, command: str = '') -> Any:
     )
     for name, result in tokenizers.items()
   }
+  flowing = {n: m for n, m in of('tokenizer').items() if report.draws_steps(m)}
+  flow_steps = {
+    name: report.measure_flow_steps(model, images, flags.step_counts)
+    for name, model in flowing.items()
+    if flags.step_counts
+  }
   samples, steps, accuracy = {}, {}, None
   if of('generator'):
     judge = metrics.train_judge(
@@ -103,7 +111,7 @@ def measure(flags: Flags, *, command: str = '') -> Any:
     accuracy = metrics.class_agreement(judge, images.test, images.test_labels)
     drawn = of('generator')
     refining = {n: m for n, m in drawn.items() if report.takes_steps(m)}
-    if flags.step_counts and not refining:
+    if flags.step_counts and not refining and not flowing:
       raise UserError(
         '--step-counts are of a generator that refines (MaskGIT); there is '
         f'none among {", ".join(drawn)}'
@@ -125,6 +133,7 @@ def measure(flags: Flags, *, command: str = '') -> Any:
     generators=samples,
     steps=steps,
     pruning=pruning,
+    flow_steps=flow_steps,
     kmeans=kmeans,
     judge_accuracy=accuracy,
     curves={name: report.read_curves(run) for name, run in runs.items()},

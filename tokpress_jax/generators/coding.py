@@ -29,19 +29,19 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.generators import sampling
 from tokpress_jax.generators.base import GeneratorConfig
 from tokpress_jax.io import entropy, safetensors
-from tokpress_jax.io.token_codings import (
-  Stub,
-  coding_of,
-  fill,
-  join_numbers,
-  split_numbers,
-)
+from tokpress_jax.io.token_codings import coding_of
 from tokpress_jax.io.token_header import Header
 from tokpress_jax.io.token_record import (
   Record,
   checksum,
   damaged,
   pack_fields,
+)
+from tokpress_jax.io.token_symbols import (
+  Stub,
+  fill,
+  join_numbers,
+  split_numbers,
 )
 
 Array = jax.Array

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokpress_jax.nn import norms, products, stack
+from tokpress_jax.nn import norms, positions, products, stack
 
 Array = jax.Array
 
@@ -102,7 +102,12 @@ class DiffusionHead(nn.Module):
     if not self.has_variable('params', 'layers'):
       self.param('layers', self._init_layers)
     self.norm = norms.ModulatedNorm(self.width, dtype=self.dtype)
-    self.output = _dense(2 * self.channels, jnp.float32, nn.initializers.zeros)
+    self.output = _dense(self.outputs, jnp.float32, nn.initializers.zeros)
+
+  @property
+  def outputs(self) -> int:
+    """Numbers that it predicts for each vector."""
+    return 2 * self.channels
 
   def _init_layers(self, rng: Array) -> Any:
     x = jnp.zeros((1, self.width), self.dtype)
@@ -112,7 +117,7 @@ class DiffusionHead(nn.Module):
 
   def embed_time(self, time: Array | np.ndarray) -> Array:
     """Embeds timesteps [...], 0 to 999, as [..., W]."""
-    codes = time_codes(time).astype(self.dtype)
+    codes = positions.time_codes(time).astype(self.dtype)
     return self.time2(nn.silu(self.time1(codes)))
 
   def embed_features(self, features: Array) -> Array:
@@ -150,6 +155,26 @@ class DiffusionHead(nn.Module):
     return self.denoise(noised, cond)
 
 
+class FlowHead(DiffusionHead):
+  """Which way a noised vector moves, by its time and its token's features.
+
+  `DiffusionHead` with a velocity [..., C] for its output and times from 0
+  (clean) to 1 (noise); `tokpress_jax.flow` has its loss and its sampling. The
+  heads of FlowAR (arXiv 2412.15205), xAR (2502.20388) and NextStep (2508.10711)
+  are of this kind.
+  """
+
+  @property
+  def outputs(self) -> int:
+    """C."""
+    return self.channels
+
+  def embed_time(self, time: Array | np.ndarray) -> Array:
+    """Embeds times [...], 0 to 1, as [..., W]."""
+    codes = positions.time_codes(time, scale=1000.0).astype(self.dtype)
+    return self.time2(nn.silu(self.time1(codes)))
+
+
 class ResidualMlp(nn.Module):
   """A residual layer of `DiffusionHead`.
 
@@ -168,27 +193,6 @@ class ResidualMlp(nn.Module):
     y = norms.modulate(y, scale, shift)
     y = nn.silu(_dense(self.width, self.dtype, name='fc1')(y))
     return x + gate * _dense(self.width, self.dtype, name='fc2')(y)
-
-
-def time_codes(
-  time: Array | np.ndarray, width: int = 256, *, base: float = 10_000.0
-) -> Array:
-  """Sin-cos codes of timesteps [...]: float32 [..., width], cosines first."""
-  rates = sincos_rates(width // 2, base)
-  time = jnp.asarray(time, jnp.float32)[..., None]
-  angles = time * rates.reshape((1,) * (time.ndim - 1) + rates.shape)
-  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-
-
-def sincos_rates(count: int, base: float) -> np.ndarray:
-  """base^(-i / count) for i < count, float32.
-
-  The exponent is rounded to float32 before, as in the official codes: at an
-  angle of 1,000 the last bit of a rate shows.
-  """
-  exponent = -np.float32(np.log(base)) * np.arange(count, dtype=np.float32)
-  exponent = (exponent / np.float32(count)).astype(np.float64)
-  return np.exp(exponent).astype(np.float32)
 
 
 def _dense(

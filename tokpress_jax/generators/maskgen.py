@@ -512,7 +512,7 @@ class MaskGen(linen.Module):
 
 def score_codes(score: Array, width: int) -> Array:
   """Sin-cos codes of scores [B] as MaskGen over codes has them: [B, width]."""
-  rates = heads.sincos_rates(width // 2, 1000.0)
+  rates = nn.sincos_rates(width // 2, 1000.0)
   angles = 100 * score.astype(jnp.float32)[:, None] * rates[None]
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 

@@ -1,7 +1,8 @@
 """Drawing a masked row in a few steps: codes, or vectors.
 
 Dimension letters: B batch, N tokens, n of them that are drawn, V codes, C
-channels of a vector, D features that a head reads, T steps of the diffusion.
+channels of a vector, D features that a head reads, W features inside it, T
+steps of the diffusion.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokpress_jax import flow
 from tokpress_jax.generators import diffusion, heads, loops, sampling
 from tokpress_jax.generators import order as orders
 
@@ -87,6 +89,7 @@ def refine_vectors(
   counts: tuple[int, ...],
   batch: int,
   diffusion_steps: int = 100,
+  flow_sampler: flow.FlowSampler | None = None,
 ) -> Array:
   """Draws a masked row of vectors in a random order (MAR, MaskGen).
 
@@ -97,18 +100,19 @@ def refine_vectors(
     see: vectors [B, n, C] and which are known, bool [B, n], to what the head
       reads, [B, n, D]; under guidance they are twice as many rows, the second
       half of which is unconditional.
-    head: the diffusion head, bound.
+    head: bound: a `DiffusionHead`, or a `FlowHead`.
     rng: a typed key.
-    sampler: its guidance, and the temperature of the head's noise.
+    sampler: its guidance, and the temperature of the head's noise (for a flow
+      of what it starts from).
     counts: vectors revealed at each step; see `order.reveal_counts`.
     batch: B.
-    diffusion_steps: of the head.
+    diffusion_steps: of a diffusion head.
+    flow_sampler: of a flow head; its guidance is not read.
 
   Returns:
     float32 [B, n, C].
   """
   length, most = sum(counts), max(counts)
-  schedule = diffusion.cosine_schedule(diffusion_steps)
   left = np.maximum(length - np.cumsum(counts), 1)
   guidance = sampler.weights(len(counts), done=1 - left / length)
   order_rng, noise_rng = jax.random.split(rng)
@@ -117,7 +121,10 @@ def refine_vectors(
   order = orders.by_score(scores, counts)
   places = jnp.pad(jnp.asarray(order.permutation), ((0, 0), (0, most)))
   starts = jnp.asarray(order.starts)
-  times = head.embed_time(schedule.timesteps)  # [T, W]
+  if isinstance(head, heads.FlowHead):
+    draw = _flow(head, flow_sampler or flow.FlowSampler(), noise_rng)
+  else:
+    draw = _diffusion(head, diffusion_steps, noise_rng)
 
   def step_of(values: Array, known: Array, step: loops.Step) -> Any:
     seen = values if guidance is None else jnp.concatenate([values, values])
@@ -128,6 +135,27 @@ def refine_vectors(
     )
     index = here if guidance is None else jnp.tile(here, (2, 1))
     z = jnp.take_along_axis(z, index[..., None], axis=1)
+    weight = None if guidance is None else guidance[step.index]
+    drawn = draw(z, here, weight, sampler.temperature)
+    rows = jnp.arange(batch)[:, None]
+    return values.at[rows, here].set(drawn), -order.rank
+
+  values = jnp.zeros((batch, length, head.channels), jnp.float32)
+  none = jnp.zeros((batch, length), bool)
+  values, _ = loops.RefineLoop(counts=counts)(step_of, values, known=none)
+  return values
+
+
+# (features [B or 2 B, n, D], slots [B, n], guidance, temperature) -> [B, n, C].
+_Draw = Callable[[Array, Array, Array | None, Any], Array]
+
+
+def _diffusion(head: heads.DiffusionHead, steps: int, rng: Array) -> _Draw:
+  """How a diffusion head draws the vectors of some slots."""
+  schedule = diffusion.cosine_schedule(steps)
+  times = head.embed_time(schedule.timesteps)  # [T, W]
+
+  def draw(z: Array, here: Array, guidance: Any, temperature: Any) -> Array:
     cond = head.embed_features(z)
 
     def predict(x: Array, k: Array) -> Array:
@@ -136,21 +164,29 @@ def refine_vectors(
       if guidance is None:
         return output
       own, none = jnp.split(output, 2)
-      return diffusion.guide(own, none, guidance[step.index])
+      return diffusion.guide(own, none, guidance)
 
     noise = sampling.token_normal(
-      noise_rng, here, (schedule.steps, head.channels)
-    )  # [B, most, T, C]
-    drawn = diffusion.sample(
-      schedule,
-      predict,
-      jnp.moveaxis(noise, 2, 0),
-      temperature=sampler.temperature,
-    )
-    rows = jnp.arange(batch)[:, None]
-    return values.at[rows, here].set(drawn), -order.rank
+      rng, here, (schedule.steps, head.channels)
+    )  # [B, n, T, C]
+    noise = jnp.moveaxis(noise, 2, 0)
+    return diffusion.sample(schedule, predict, noise, temperature=temperature)
 
-  values = jnp.zeros((batch, length, head.channels), jnp.float32)
-  none = jnp.zeros((batch, length), bool)
-  values, _ = loops.RefineLoop(counts=counts)(step_of, values, known=none)
-  return values
+  return draw
+
+
+def _flow(head: heads.FlowHead, how: flow.FlowSampler, rng: Array) -> _Draw:
+  """How a flow head draws the vectors of some slots."""
+
+  def draw(z: Array, here: Array, guidance: Any, temperature: Any) -> Array:
+    cond = head.embed_features(z)
+    # Ours is (1 + t) c - t u, a flow's u + scale (c - u).
+    scale = None if guidance is None else 1 + guidance
+    noise = sampling.token_normal(rng, here, (head.channels,))
+    return flow.sample(
+      how.replace(guidance=scale),
+      lambda x, t: head.denoise(x, cond + head.embed_time(t)[None, None]),
+      temperature * noise,
+    )
+
+  return draw

@@ -7,6 +7,8 @@ else in this library unpickles.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -157,6 +159,8 @@ def convert(
   else:
     shapes = {key: tuple(x.shape) for key, x in tensors.items()}
     config = kind.attribute(kind.config_of)(shapes, **options)
+  if kind.describe:
+    config = kind.attribute(kind.describe)(config, _description(source))
   if kind.prepare:
     tensors = kind.attribute(kind.prepare)(tensors)
   variables = keymap.convert(
@@ -173,6 +177,21 @@ def convert(
     licence=kind.licence,
   )
   return types.Loaded(module=config.build(), variables=variables, spec=spec)
+
+
+def _description(source: str | os.PathLike[str]) -> dict[str, Any]:
+  """What a file's header and the config.json beside it say of its model."""
+  path = pathlib.Path(source)
+  found: dict[str, Any] = {}
+  if path.suffix == '.safetensors':
+    found |= safetensors.metadata(path)
+  beside = path.with_name('config.json')
+  if beside.is_file():
+    try:
+      found |= json.loads(beside.read_text())
+    except (ValueError, TypeError) as error:
+      raise UserError(f'{beside} is no JSON object: {error}.') from error
+  return found
 
 
 def _check_options(
@@ -278,6 +297,10 @@ def fetch(name: str) -> pathlib.Path:
       f'{name} is not in {path.parent}, and the Hugging Face hub did not give '
       f'it: {reason} {by_hand}'
     ) from first
+  for other in row.beside:
+    # What is missing is said when the file is read.
+    with contextlib.suppress(OSError, ValueError):
+      huggingface_hub.hf_hub_download(row.repository, other)
   print(f'Converting {file} of {row.repository} to {path}')
   export.save_file(convert(source, name), path, tokenizer=row.tokenizer)
   return path

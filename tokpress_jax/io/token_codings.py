@@ -24,11 +24,9 @@ digits of a code, n used tokens.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import operator
+import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -40,15 +38,17 @@ from tokpress_jax.io.token_record import (
   checksum,
   damaged,
   pack_fields,
-  read_varints,
-  varint,
+)
+from tokpress_jax.io.token_symbols import (
+  Stub,
+  Symbols,
+  check_kept,
+  fill,
+  kept_of,
+  number_payload,
 )
 
-_CHUNK = 4096
 _GROUP = 64
-
-# A record without its codes, its fields' bytes, its payload.
-Stub = tuple[Record, bytes, bytes]
 
 
 class Coding(Protocol):
@@ -94,7 +94,7 @@ class Plain:
       check = checksum(fields, codes, slots).to_bytes(4, 'little')
       parts = [fields, check, codes.astype(self._dtype).tobytes()]
       if record.slots is not None:
-        parts.append(np.packbits(_kept(record)).tobytes())
+        parts.append(np.packbits(kept_of(record)).tobytes())
       yield b''.join(parts)
 
   def decode(self, stubs: Iterable[Stub]) -> Iterator[Record]:
@@ -122,7 +122,7 @@ class Plain:
       if header.selects:
         packed = np.frombuffer(body, np.uint8, offset=end)
         kept = np.unpackbits(packed, count=bits).reshape(rows, -1)
-        _check_kept(kept, stub)
+        check_kept(kept, stub)
       slots = None if kept is None else np.nonzero(kept)[1]
       if int.from_bytes(body[:4], 'little') != checksum(fields, codes, slots):
         raise damaged()
@@ -163,14 +163,22 @@ class Adaptive:
   def encode(self, records: Iterable[Record]) -> Iterator[bytes]:
     """See `Coding`."""
     seen = _Seen(self._symbols.layout)
-    for record in records:
-      places, _ = self._symbols.of(record)
-      starts, counts = seen.histograms.look_up(places)
-      push = lambda part, number, s=starts, c=counts: entropy.push(
-        s[part], c[part], number
-      )
-      yield number_payload(record, len(starts), push)
-      seen.add(places)
+    source = iter(records)
+    # What is learned from a group counts from the next one on.
+    while group := list(itertools.islice(source, seen.size)):
+      places = self._symbols.of_each(group)
+      starts, counts = seen.histograms.look_up(np.concatenate(places))
+      begin = 0
+      for record, own in zip(group, places, strict=True):
+        own_starts = starts[begin : begin + len(own)]
+        own_counts = counts[begin : begin + len(own)]
+        push = lambda part, number, s=own_starts, c=own_counts: entropy.push(
+          s[part], c[part], number
+        )
+        yield number_payload(record, len(own), push)
+        begin += len(own)
+      for own in places:
+        seen.add(own)
 
   def decode(self, stubs: Iterable[Stub]) -> Iterator[Record]:
     """See `Coding`."""
@@ -189,227 +197,12 @@ class _Seen:
 
   def __init__(self, layout: entropy.Layout):
     self.histograms = entropy.Histograms(layout)
+    self.size = 1  # of the group that is being seen
     self._waiting: list[np.ndarray] = []
-    self._size = 1
 
   def add(self, places: np.ndarray) -> None:
     self._waiting.append(places)
-    if len(self._waiting) == self._size:
+    if len(self._waiting) == self.size:
       self.histograms.observe(np.concatenate(self._waiting))
       self._waiting.clear()
-      self._size = min(2 * self._size, _GROUP)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Tables:
-  """Of each symbol where its table begins, and its radix."""
-
-  begins: np.ndarray
-  begin_list: list[int]
-  sizes: list[int]
-
-  def __add__(self, other: _Tables) -> _Tables:
-    return _Tables(
-      np.concatenate([self.begins, other.begins]),
-      self.begin_list + other.begin_list,
-      self.sizes + other.sizes,
-    )
-
-
-class Symbols:
-  """The symbols of records, and the tables that they are looked up in."""
-
-  def __init__(self, header: Header):
-    """Takes the file's header."""
-    self._header = header
-    slots, codes = header.num_tokens, header.num_codes
-    self._radices = np.array(header.radices, np.int64)
-    self._basis = np.cumprod([1, *header.radices[:-1]])
-    blocks = [(slots, 2)] if header.selects else []
-    first = len(blocks)
-    blocks += [(slots, radix) for _ in range(codes) for radix in header.radices]
-    self.layout = entropy.Layout(tuple(blocks))
-    begins = np.array(self.layout.offsets[first:-1], np.int64)
-    begins = begins.reshape(codes, len(self._radices))
-    # [N, Q, G]
-    self._begins = begins + np.arange(slots)[:, None, None] * self._radices
-    self._known: dict[int, _Tables] = {}
-
-  def of(self, record: Record) -> tuple[np.ndarray, _Tables]:
-    """The place of each symbol (where its table begins + it), int [s]."""
-    codes, slots = record.used
-    digits = codes.astype(np.int64)[..., None] // self._basis % self._radices
-    digits = digits.ravel()  # of [n, Q, G]
-    tables = self._of_tokens(record, slots)
-    if record.slots is not None:
-      digits = np.concatenate([_kept(record).ravel(), digits])
-      tables = self._of_masks(len(record.lengths)) + tables
-    return tables.begins + digits, tables
-
-  def take(
-    self, stub: Stub, pop: Callable[[int, list[int], list[int]], Any]
-  ) -> tuple[Record, np.ndarray]:
-    """Reads a record.
-
-    Args:
-      stub: its fields and payload.
-      pop: (number, where tables begin, radices) -> (symbols, the number left).
-
-    Returns:
-      It, and the places of its symbols.
-
-    Raises:
-      UserError: the payload is not the one that was written.
-    """
-    record, fields, payload = stub
-    rows = len(record.lengths)
-    per_token = self._begins.shape[1] * self._begins.shape[2]
-    count = per_token * int(record.lengths.sum())
-    slots, places = None, []
-    if self._header.selects:
-      masks = self._of_masks(rows)
-      numbers = _Numbers(payload, count + len(masks.sizes), pop)
-      kept = np.array(numbers.take(masks)).reshape(rows, -1)
-      _check_kept(kept, record)
-      slots = np.nonzero(kept)[1]
-      places.append(masks.begins + kept.ravel())
-    else:
-      numbers = _Numbers(payload, count, pop)
-    tables = self._of_tokens(record, slots)
-    digits = np.array(numbers.take(tables), np.int64)
-    codes = (digits.reshape(-1, len(self._radices)) * self._basis).sum(axis=1)
-    codes = codes.astype(np.int32)
-    numbers.check(checksum(fields, codes, slots))
-    places.append(tables.begins + digits)
-    return fill(record, codes, self._header, slots), np.concatenate(places)
-
-  def _of_tokens(self, record: Record, slots: np.ndarray | None) -> _Tables:
-    if slots is None:
-      tables = [self._of_prefix(n) for n in record.lengths.tolist()]
-      return functools.reduce(operator.add, tables)
-    begins = self._begins[slots].ravel()
-    sizes = self._radices.tolist() * (len(slots) * self._begins.shape[1])
-    return _Tables(begins, begins.tolist(), sizes)
-
-  def _of_prefix(self, count: int) -> _Tables:
-    """Of the first slots; remembered."""
-    if count not in self._known:
-      begins = self._begins[:count].ravel()
-      sizes = self._radices.tolist() * (count * self._begins.shape[1])
-      self._known[count] = _Tables(begins, begins.tolist(), sizes)
-    return self._known[count]
-
-  def _of_masks(self, rows: int) -> _Tables:
-    begins = np.tile(2 * np.arange(self._header.num_tokens), rows)
-    return _Tables(begins, begins.tolist(), [2] * len(begins))
-
-
-def _kept(record: Record) -> np.ndarray:
-  """Which slots are used, uint8 [R, N]."""
-  assert record.slots is not None
-  kept = np.zeros(record.slots.shape, np.uint8)
-  for row, slots, length in zip(
-    kept, record.slots, record.lengths, strict=True
-  ):
-    row[slots[:length]] = 1
-  return kept
-
-
-def _check_kept(kept: np.ndarray, record: Record) -> None:
-  if not (kept.sum(axis=1) == record.lengths).all():
-    raise damaged()
-
-
-def fill(
-  record: Record, codes: np.ndarray, header: Header, slots: np.ndarray | None
-) -> Record:
-  """Puts codes into a record without.
-
-  Args:
-    record: with its lengths.
-    codes: int32 [n Q], those that count.
-    header: of the file.
-    slots: int [n], of tokenizers that select.
-  """
-  shape = (len(record.lengths), header.num_tokens, header.num_codes)
-  padded = np.zeros(shape, np.int32)
-  places = None if slots is None else np.zeros(shape[:2], np.int32)
-  start = 0
-  codes = codes.reshape(-1, shape[2])
-  for row, length in enumerate(record.lengths.tolist()):
-    padded[row, :length] = codes[start : start + length]
-    if places is not None and slots is not None:
-      places[row, :length] = slots[start : start + length]
-    start += length
-  return dataclasses.replace(record, codes=padded, slots=places)
-
-
-def number_payload(
-  record: Record, count: int, push: Callable[[slice, int], int]
-) -> bytes:
-  """A record's bytes, its payload being numbers.
-
-  Args:
-    record: it.
-    count: of its symbols.
-    push: (which symbols, number) -> the number with them.
-  """
-  fields = pack_fields(record)
-  begin = 1 << 32 | checksum(fields, *record.used)
-  numbers = [
-    entropy.to_bytes(push(slice(start, start + _CHUNK), begin))
-    for start in range(0, max(count, 1), _CHUNK)
-  ]
-  return b''.join([fields, *join_numbers(numbers)])
-
-
-def join_numbers(numbers: list[bytes]) -> list[bytes]:
-  """Puts the size before all numbers but the last."""
-  return [
-    *(varint(len(number)) + number for number in numbers[:-1]),
-    numbers[-1],
-  ]
-
-
-def split_numbers(payload: bytes, count: int) -> list[int]:
-  """Inverse of `join_numbers`, as numbers.
-
-  Raises:
-    UserError: there are fewer.
-  """
-  found, place = [], 0
-  try:
-    for _ in range(count - 1):
-      (size,), place = read_varints(payload, place, 1)
-      found.append(entropy.from_bytes(payload[place : place + size]))
-      place += size
-  except IndexError:
-    raise damaged() from None
-  return [*found, entropy.from_bytes(payload[place:])]
-
-
-class _Numbers:
-  """Takes symbols out of a payload's numbers."""
-
-  def __init__(self, payload: bytes, count: int, pop: Callable[..., Any]):
-    """Takes the payload of so many symbols."""
-    self._numbers = split_numbers(payload, -(-max(count, 1) // _CHUNK))
-    self._pop, self._taken = pop, 0
-
-  def take(self, tables: _Tables) -> list[int]:
-    """The next symbols."""
-    symbols: list[int] = []
-    while len(symbols) < len(tables.sizes):
-      number, start = self._taken // _CHUNK, len(symbols)
-      part = slice(start, start + _CHUNK - self._taken % _CHUNK)
-      found, self._numbers[number] = self._pop(
-        self._numbers[number], tables.begin_list[part], tables.sizes[part]
-      )
-      symbols += found
-      self._taken += len(found)
-    return symbols
-
-  def check(self, check: int) -> None:
-    """Raises `UserError` unless every number is down to the checksum."""
-    if self._numbers != [1 << 32 | check] * len(self._numbers):
-      raise damaged()
+      self.size = min(2 * self.size, _GROUP)

@@ -39,9 +39,10 @@ from typing import Any
 import numpy as np
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.io.token_codings import Coding, Stub, coding_of
+from tokpress_jax.io.token_codings import Coding, coding_of
 from tokpress_jax.io.token_header import Header
 from tokpress_jax.io.token_record import Record, unpack_fields
+from tokpress_jax.io.token_symbols import Stub
 
 __all__ = ['SUFFIX', 'Header', 'Reader', 'Record', 'is_token_file', 'write']
 

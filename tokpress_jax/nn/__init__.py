@@ -40,6 +40,8 @@ from tokpress_jax.nn.positions import (
   rotate,
   rotation,
   sincos,
+  sincos_rates,
+  time_codes,
 )
 from tokpress_jax.nn.stack import Stack, StackConfig, over_layers, unstack
 from tokpress_jax.nn.ustack import UStack
@@ -84,6 +86,8 @@ __all__ = [
   'rotate',
   'rotation',
   'sincos',
+  'sincos_rates',
+  'time_codes',
   'unpatchify',
   'unpatchify_video',
   'unstack',

@@ -66,6 +66,7 @@ class BlockConfig:
   qk_norm: attention_lib.QKNorm | None = None
   scale: attention_lib.Scale = 'root'
   modulation: Literal['block', 'shared'] | None = None
+  streams: tuple[int, ...] = ()
   gate_init: float = 1e-3
   dropout: float = 0.0
   drop_path: float = 0.0
@@ -131,10 +132,11 @@ class Block(nn.Module):
     self.attn = attention_lib.Attention(c.attention, dtype=self.dtype)
     self.mlp = Mlp(c, dtype=self.dtype)
     if c.modulation == 'block':
+      streams = max(len(c.streams), 1)
       self.ada = products.Dense(
-        6 * c.width,
+        streams * 6 * c.width,
         dtype=self.dtype,
-        kernel_init=_modulation_init(c.gate_init),
+        kernel_init=_modulation_init(c.gate_init, streams),
       )
     elif c.modulation == 'shared':
       self.ada_offset = self.param(
@@ -155,7 +157,7 @@ class Block(nn.Module):
         [B, 6, D]. None for plain blocks.
 
     Returns:
-      name to [B, 1 or T, D]; empty for plain blocks.
+      name to [B, 1 or T, D] (T with `streams`); empty for plain blocks.
     """
     c = self.config
     if c.modulation is None:
@@ -168,7 +170,10 @@ class Block(nn.Module):
     else:
       if cond.ndim == 2:
         cond = cond[:, None]
-      parts = jnp.split(self.ada(nn.silu(cond)), 6, axis=-1)
+      rows = self.ada(nn.silu(cond))
+      if c.streams:
+        rows = _of_streams(rows, c.streams)
+      parts = jnp.split(rows, 6, axis=-1)
     return dict(zip(MODULATION, parts, strict=True))
 
   def attend(
@@ -268,13 +273,24 @@ class Block(nn.Module):
     return y
 
 
-def _modulation_init(gate: float) -> Callable[..., Array]:
+def _of_streams(rows: Array, streams: tuple[int, ...]) -> Array:
+  """Gives each token what its stream has: [B, 1, S 6 D] to [B, T, 6 D]."""
+  batch = rows.shape[0]
+  each = jnp.split(rows, len(streams), axis=-1)
+  spread = [
+    jnp.broadcast_to(x, (batch, tokens, x.shape[-1]))
+    for x, tokens in zip(each, streams, strict=True)
+  ]
+  return jnp.concatenate(spread, axis=1)
+
+
+def _modulation_init(gate: float, streams: int = 1) -> Callable[..., Array]:
   """Initialises adaLN: gates `gate` times, the rest half a usual draw."""
 
   def init(rng, shape, dtype=jnp.float32):
     draw = nn.initializers.truncated_normal(shape[0] ** -0.5)(rng, shape, dtype)
-    part = shape[1] // 6
+    part = shape[1] // (6 * streams)
     factors = jnp.repeat(jnp.array([gate] * 2 + [0.5] * 4, dtype), part)
-    return draw * factors[None]
+    return draw * jnp.tile(factors, streams)[None]
 
   return init

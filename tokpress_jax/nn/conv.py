@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -194,15 +194,16 @@ class ConvConfig:
     multipliers: channels of each level over the width, from the highest
       resolution; each level halves the sides of the one before.
     blocks: residual blocks of a level.
-    attention: self-attention after each block of the lowest level, and in the
-      middle.
+    attention: 'lowest': self-attention after each block of the lowest level,
+      and in the middle; 'middle': there alone (latent diffusion's autoencoder);
+      'none'.
     groups: of the group norms.
   """
 
   width: int = 128
   multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
   blocks: int = 2
-  attention: bool = True
+  attention: Literal['lowest', 'middle', 'none'] = 'lowest'
   groups: int = 32
 
   def __post_init__(self):
@@ -279,7 +280,7 @@ class Middle(nn.Module):
       c.channels[-1], c.groups, dtype=self.dtype, name=name
     )
     x = block('block_1')(x)
-    if c.attention:
+    if c.attention != 'none':
       x = SpatialAttention(c.groups, dtype=self.dtype, name='attn')(x)
     return block('block_2')(x)
 
@@ -307,7 +308,7 @@ class Level(nn.Module):
     lowest = self.level == len(c.channels) - 1
     for i in range(c.blocks):
       x = ResBlock(features, c.groups, dtype=self.dtype, name=f'block_{i}')(x)
-      if lowest and c.attention:
+      if lowest and c.attention == 'lowest':
         attend = SpatialAttention(c.groups, dtype=self.dtype, name=f'attn_{i}')
         x = attend(x)
     if self.change == 'up':

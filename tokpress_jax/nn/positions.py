@@ -63,6 +63,38 @@ def sincos(
   return codes.reshape(*positions.shape[:-1], width)
 
 
+def time_codes(
+  time: Array | np.ndarray,
+  width: int = 256,
+  *,
+  base: float = 10_000.0,
+  scale: float = 1.0,
+) -> Array:
+  """Sin-cos codes of times [...]: float32 [..., width], cosines first.
+
+  Args:
+    time: steps of a diffusion, or times of a flow.
+    width: of the codes.
+    base: the longest wavelength over the shortest.
+    scale: of the times.
+  """
+  rates = sincos_rates(width // 2, base) * np.float32(scale)
+  time = jnp.asarray(time, jnp.float32)[..., None]
+  angles = time * rates.reshape((1,) * (time.ndim - 1) + rates.shape)
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def sincos_rates(count: int, base: float) -> np.ndarray:
+  """base^(-i / count) for i < count, float32.
+
+  The exponent is rounded to float32 before, as in the official codes: at an
+  angle of 1,000 the last bit of a rate shows.
+  """
+  exponent = -np.float32(np.log(base)) * np.arange(count, dtype=np.float32)
+  exponent = (exponent / np.float32(count)).astype(np.float64)
+  return np.exp(exponent).astype(np.float32)
+
+
 @struct.dataclass
 class Rotation:
   """Rotary position code of T tokens: `cos`, `sin` float32 [(B,) T, E / 2]."""

@@ -26,7 +26,13 @@ from tokpress_jax.quantize.residual import (
   residual_vq,
   sample_keep,
 )
-from tokpress_jax.quantize.vq import VectorQuantizer, VQConfig, nearest, vq
+from tokpress_jax.quantize.vq import (
+  VectorQuantizer,
+  VQConfig,
+  nearest,
+  normalize,
+  vq,
+)
 
 __all__ = [
   'FSQ_LEVELS',
@@ -53,6 +59,7 @@ __all__ = [
   'gaussian',
   'lfq',
   'nearest',
+  'normalize',
   'perplexity',
   'residual_vq',
   'sample_keep',

@@ -1,5 +1,11 @@
 """What fewer tokens cost: trained runs, measured and shown on one page."""
 
+from tokpress_jax.report.flow_steps import (
+  FlowStepsResult,
+  draws_steps,
+  flow_steps_figure,
+  measure_flow_steps,
+)
 from tokpress_jax.report.images import ImageSet, image_set
 from tokpress_jax.report.pruning import PruningResult, measure_pruners
 from tokpress_jax.report.quality import QualityCost, measure_quality
@@ -19,13 +25,17 @@ from tokpress_jax.report.tokenizing import (
 from tokpress_jax.report.training import read_curves, scale_curves
 
 __all__ = [
+  'FlowStepsResult',
   'ImageSet',
   'PruningResult',
   'QualityCost',
   'Report',
   'SampleResult',
   'TokenizerResult',
+  'draws_steps',
+  'flow_steps_figure',
   'image_set',
+  'measure_flow_steps',
   'measure_generator',
   'measure_pruners',
   'measure_quality',

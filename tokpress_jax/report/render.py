@@ -11,8 +11,10 @@ from typing import Any
 from tokpress_jax import viz
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.report import training
+from tokpress_jax.report.flow_steps import flow_steps_figure
 from tokpress_jax.report.results import Report, numbers_of
 from tokpress_jax.report.steps import steps_figure
+from tokpress_jax.report.tokenizing import TokenizerResult
 from tokpress_jax.viz import sheets
 
 METRICS = 'metrics.json'
@@ -24,8 +26,9 @@ def write_report(
 ) -> tuple[pathlib.Path, str]:
   """Writes `index.html`, `metrics.json`, and curves as pictures.
 
-  A run of a multi-scale tokenizer gets that of `scale_curves`, `<run>.png`; a
-  generator measured at several numbers of steps `<run>_steps.png`.
+  A tokenizer gets its test images by the number of tokens,
+  `<run>_tokens.png`; a run of a multi-scale one that of `scale_curves`,
+  `<run>.png`; what was measured at several numbers of steps `<run>_steps.png`.
 
   Args:
     report: what was measured.
@@ -43,6 +46,11 @@ def write_report(
   for name, results in report.steps.items():
     picture = viz.figure_png(steps_figure(dict(results)))
     (out / f'{name}_steps.png').write_bytes(picture)
+  for name, flows in report.flow_steps.items():
+    picture = viz.figure_png(flow_steps_figure(dict(flows)))
+    (out / f'{name}_steps.png').write_bytes(picture)
+  for name, result in report.tokenizers.items():
+    (out / f'{name}_tokens.png').write_bytes(_by_tokens(result))
   sections, tables = _sections(report)
   info = report.images.info
   viz.write_page(
@@ -97,13 +105,23 @@ def _tokenizers(report: Report) -> viz.Section | None:
         '–',
       )
     )
-    picture = sheets.reconstructions(result.shown, result.decoded, cell=48)
     items.append(
       viz.Picture(
-        png=viz.png(picture),
+        png=_by_tokens(result),
         caption=f'{name}: test images from the first tokens to all of them.',
       )
     )
+    if name in report.flow_steps:
+      light, dark = viz.both_themes(
+        flow_steps_figure, dict(report.flow_steps[name])
+      )
+      items.append(
+        viz.Picture(
+          png=light,
+          dark_png=dark,
+          caption=f'{name}: quality by the number of steps of its flow.',
+        )
+      )
   light, dark = viz.both_themes(viz.rate_distortion, rates)
   items.append(
     viz.Picture(
@@ -134,6 +152,12 @@ def _tokenizers(report: Report) -> viz.Section | None:
     ),
     items=[*items, table, *_quality(report), *_scales(report)],
   )
+
+
+def _by_tokens(result: TokenizerResult) -> bytes:
+  """A picture of test images from ever more tokens."""
+  sheet = sheets.reconstructions(result.shown, result.decoded, cell=48)
+  return viz.png(sheet)
 
 
 def _quality(report: Report) -> list[viz.Table]:

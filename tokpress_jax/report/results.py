@@ -8,6 +8,7 @@ from typing import Any
 
 from tokpress_jax import metrics
 from tokpress_jax.report import training
+from tokpress_jax.report.flow_steps import FlowStepsResult
 from tokpress_jax.report.images import ImageSet
 from tokpress_jax.report.pruning import PruningResult
 from tokpress_jax.report.samples import SampleResult
@@ -31,6 +32,8 @@ class Report:
     judge_accuracy: of the judge on the test images; None without generators.
     curves: name to the metrics of its training, see `read_curves`.
     command: that makes the report again.
+    flow_steps: results by the number of steps, of tokenizers that decode by a
+      flow.
   """
 
   images: ImageSet
@@ -42,6 +45,9 @@ class Report:
   judge_accuracy: float | None
   curves: Mapping[str, Mapping[str, training.Curve]]
   command: str = ''
+  flow_steps: Mapping[str, Mapping[int, FlowStepsResult]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 def numbers_of(report: Report) -> dict[str, Any]:
@@ -65,6 +71,10 @@ def numbers_of(report: Report) -> dict[str, Any]:
         {**dataclasses.asdict(cost), 'saved': cost.saved}
         for cost in result.quality
       ]
+    if name in report.flow_steps:
+      found[f'flow_steps{tail}'] = {
+        n: dataclasses.asdict(r) for n, r in report.flow_steps[name].items()
+      }
     if result.scales:
       found[f'scales{tail}'] = {
         images: [

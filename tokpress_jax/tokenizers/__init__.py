@@ -1,5 +1,10 @@
 """Tokenizers: how many tokens does this image need, and which?"""
 
+from tokpress_jax.tokenizers.alit import ALITConfig, ALITTokenizer
+from tokpress_jax.tokenizers.autoencoder_kl import (
+  AutoencoderKL,
+  AutoencoderKLConfig,
+)
 from tokpress_jax.tokenizers.base import (
   Reconstruction,
   Tokenizer,
@@ -11,6 +16,10 @@ from tokpress_jax.tokenizers.elastictok import (
   kept_tokens,
 )
 from tokpress_jax.tokenizers.error_search import ErrorSearch
+from tokpress_jax.tokenizers.flextok import (
+  FlexTokConfig,
+  FlexTokTokenizer,
+)
 from tokpress_jax.tokenizers.karl import KARLConfig, KARLTokenizer
 from tokpress_jax.tokenizers.lengths import (
   Coded,
@@ -20,6 +29,7 @@ from tokpress_jax.tokenizers.lengths import (
   Prefix,
   Quality,
   legal_length,
+  minus_l1,
   minus_lpips,
   prefix_mask,
   round_down,
@@ -49,11 +59,17 @@ from tokpress_jax.tokenizers.var import VARTokenizer, VARTokenizerConfig
 
 __all__ = [
   'TOWERS',
+  'ALITConfig',
+  'ALITTokenizer',
+  'AutoencoderKL',
+  'AutoencoderKLConfig',
   'Coded',
   'ElasticTok',
   'ElasticTokConfig',
   'ErrorSearch',
   'Fixed',
+  'FlexTokConfig',
+  'FlexTokTokenizer',
   'Halting',
   'KARLConfig',
   'KARLTokenizer',
@@ -80,6 +96,7 @@ __all__ = [
   'bucket',
   'kept_tokens',
   'legal_length',
+  'minus_l1',
   'minus_lpips',
   'pack',
   'prefix_mask',

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as linen
 import jax
@@ -30,7 +30,12 @@ from flax import struct
 from tokpress_jax import quantize, types
 from tokpress_jax.tokenizers import base, maskgit_vqgan, painters, towers
 from tokpress_jax.tokenizers import lengths as lengths_lib
-from tokpress_jax.tokenizers.towers import Parts, TowerConfig, repeat
+from tokpress_jax.tokenizers.towers import (
+  Parts,
+  SlotDense,
+  TowerConfig,
+  repeat,
+)
 
 Array = jax.Array
 
@@ -60,6 +65,8 @@ class KARLConfig(base.TokenizerConfig):
     vqgan: the encoder reads this network's features, the decoder predicts its
       codes, and it paints; None: patches and pixels only.
     spread: standard deviation of the tables at the start; D ** -0.5 if None.
+    projection: from features to codes and back: 'shared' by all slots, or one
+      for each 'slot', with which a small model learns sooner.
   """
 
   tokens: int = 256
@@ -76,6 +83,7 @@ class KARLConfig(base.TokenizerConfig):
     maskgit_vqgan.MaskGITVQGANConfig()
   )
   spread: float | None = None
+  projection: Literal['shared', 'slot'] = 'shared'
 
   def __post_init__(self):
     super().__post_init__()
@@ -93,6 +101,10 @@ class KARLConfig(base.TokenizerConfig):
     if not self.bins or self.bins[0] <= 0 or not rising:
       raise ValueError(
         f'bins must be losses above 0 that rise, got {self.bins}'
+      )
+    if self.projection not in ('shared', 'slot'):
+      raise ValueError(
+        f"projection={self.projection!r} is not one of 'shared' and 'slot'"
       )
     towers.check_vqgan(self)
 
@@ -356,9 +368,15 @@ class Encoder(linen.Module):
     inside = parts.dense(c.halting_width, 'halting_in')
     halting = jnp.tanh(inside(parts.norm('norm_halting')(x)))
     halting = parts.dense(1, 'halting_out')(halting)[..., 0]
-    to_code = parts.dense(c.quantizer.input_dim, 'to_code')
+    x = parts.norm('norm_out')(x)
+    if c.projection == 'slot':
+      to_code = SlotDense(
+        c.slots, c.quantizer.input_dim, dtype=self.dtype, name='to_code'
+      )
+    else:
+      to_code = parts.dense(c.quantizer.input_dim, 'to_code')
     return Reading(
-      latents=to_code(parts.norm('norm_out')(x)),
+      latents=to_code(x),
       halting=halting.astype(jnp.float32),
     )
 
@@ -381,7 +399,13 @@ class Decoder(linen.Module):
     c = self.config
     parts = Parts(c.decoder, self.dtype, c.spread)
     tokens = embeddings.astype(self.dtype)
-    tokens = parts.dense(c.decoder.width, 'from_code')(tokens)
+    if c.projection == 'slot':
+      from_code = SlotDense(
+        c.slots, c.decoder.width, dtype=self.dtype, name='from_code'
+      )
+      tokens = from_code(tokens, positions)
+    else:
+      tokens = parts.dense(c.decoder.width, 'from_code')(tokens)
     tokens = tokens + parts.table(c.slots, 'latent_positions')(positions)
     places = parts.table(c.places**2, 'positions')(nearest(c))
     canvas = parts.table(1, 'mask_token')() + places

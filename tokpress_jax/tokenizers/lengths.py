@@ -102,6 +102,15 @@ def decibels(decoded: Array, images: Array) -> Array:
   return psnr((decoded + 1) / 2, (images + 1) / 2)
 
 
+def minus_l1(decoded: Array, images: Array) -> Array:
+  """A measure for `Quality`: minus the mean |x - y| [B] of pixels in [0, 1].
+
+  ALIT's: Quality(target=-0.07, measure=minus_l1, search='scan',
+  otherwise='best').
+  """
+  return -jnp.mean(jnp.abs(decoded - images), axis=(1, 2, 3)) / 2
+
+
 def minus_lpips(weights: Any) -> Callable[[Array, Array], Array]:
   """A measure for `Quality`: LPIPS below zero, since more is better.
 
@@ -144,6 +153,8 @@ class Quality:
       does not quite; 'scan' decodes all K and is exact for any measure.
     look: see `search`. Four find the shortest prefix of 99% of the crops of
       `configs/one_d_photos.py`, none that of 97%.
+    otherwise: what an image takes that no length makes good enough: 'all', or
+      the 'best' (the shortest of them; 'scan' only).
   """
 
   target: float | Array
@@ -154,11 +165,21 @@ class Quality:
     pytree_node=False, default='bisect'
   )
   look: int = struct.field(pytree_node=False, default=4)
+  otherwise: Literal['all', 'best'] = struct.field(
+    pytree_node=False, default='all'
+  )
 
   def __post_init__(self):
     if self.search not in ('bisect', 'scan'):
       raise errors.UserError(
         f"search is 'bisect' or 'scan', got {self.search!r}"
+      )
+    if self.otherwise not in ('all', 'best') or (
+      self.otherwise == 'best' and self.search != 'scan'
+    ):
+      raise errors.UserError(
+        f"otherwise is 'all', or 'best' with search='scan'; got "
+        f'{self.otherwise!r} with search={self.search!r}'
       )
     if self.look < 0:
       raise errors.UserError(f'look must not be negative, got {self.look}')
@@ -182,6 +203,17 @@ class Quality:
       return jax.lax.scan(look, start, 1 + jnp.arange(count))[0]
 
     whole = jnp.full((batch,), last)
+    if self.otherwise == 'best':
+      values = jax.lax.map(
+        lambda index: self.measure(
+          coded.decode(jnp.broadcast_to(bounds[index], (batch,))), coded.images
+        ),
+        jnp.arange(last + 1),
+      )  # [K, B]
+      enough = values >= self.target
+      first = jnp.argmax(enough, axis=0)
+      found = jnp.any(enough, axis=0)
+      return bounds[jnp.where(found, first, jnp.argmax(values, axis=0))]
     if self.search == 'scan':
       return bounds[shorter(whole, last)]
 

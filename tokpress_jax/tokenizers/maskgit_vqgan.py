@@ -70,7 +70,7 @@ class MaskGITVQGANConfig(base.TokenizerConfig):
       width=self.width,
       multipliers=self.multipliers,
       blocks=self.blocks,
-      attention=False,
+      attention='none',
       groups=self.groups,
     )
 

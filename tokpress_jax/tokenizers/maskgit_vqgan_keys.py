@@ -41,6 +41,11 @@ def network_rules(source: str, target: str) -> tuple[Rule, ...]:
   for block, ours, part in (
     (level, rf'{target}/level_\1/block_\2', r'\3'),
     (mid, rf'{target}/mid/block_\1', r'\2'),
+    # MAGE's copy, that of KARL and ALIT, counts from 1.
+    *(
+      (rf'{source}\.mid\.block_{i + 1}', rf'{target}/mid/block_{i}', r'\1')
+      for i in range(2)
+    ),
   ):
     rules += layer(rf'{block}\.(norm[12])', f'{ours}/{part}', 'scale')
     rules += layer(rf'{block}\.(conv[12])', f'{ours}/{part}', transform=CONV)
@@ -51,7 +56,7 @@ def network_rules(source: str, target: str) -> tuple[Rule, ...]:
     *rules,
     *layer(rf'{source}\.(conv_in|conv_out)', rf'{target}/\1', transform=CONV),
     *layer(
-      rf'{source}\.up\.(\d+)\.upsample_conv',
+      rf'{source}\.up\.(\d+)\.upsample(?:_conv|\.conv)',
       rf'{target}/up_\1',
       transform=CONV,
     ),
@@ -85,7 +90,7 @@ def sizes_of(
   outputs = keymap.indexed(
     shapes, rf'{name}\.up\.(\d+)\.block\.0\.conv1\.weight'
   )
-  mid = keymap.indexed(shapes, rf'{name}\.mid\.(\d+)\.conv1\.weight')
+  mid = keymap.indexed(shapes, rf'{name}\.mid\.(?:block_)?(\d+)\.conv1\.weight')
   return {
     'channels': channels,
     'patch': 2 ** (len(outputs) - 1),

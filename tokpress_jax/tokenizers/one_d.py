@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from tokpress_jax import nn, quantize
 from tokpress_jax.tokenizers import base
 from tokpress_jax.tokenizers import lengths as lengths_lib
+from tokpress_jax.tokenizers.towers import SlotDense, repeat
 
 Array = jax.Array
 
@@ -114,7 +115,7 @@ class OneDTokenizer(base.Tokenizer):
     patches = nn.patchify(images.astype(self.dtype), c.patch)
     x = self.patch_embed(patches.reshape(images.shape[0], c.grid**2, -1))
     x = x + self.patch_positions()[None]
-    latents = _repeat(self.latent_tokens(), images.shape[0])
+    latents = repeat(self.latent_tokens(), images)
     x, _ = self.encoder(jnp.concatenate([x, latents], axis=1))
     return self.to_code(self.encoder_norm(x[:, c.grid**2 :]))
 
@@ -147,7 +148,7 @@ class OneDTokenizer(base.Tokenizer):
     slots = embeddings.shape[1]
     tokens = self.from_code(embeddings.astype(self.dtype))
     tokens = tokens + self.token_positions(slice(slots))[None]
-    canvas = _repeat(self.mask_tokens(), batch)
+    canvas = repeat(self.mask_tokens(), tokens)
     x = jnp.concatenate([canvas, tokens], axis=1)
     seen = lengths_lib.prefix_mask(length, slots)
     seen = jnp.pad(seen, ((0, 0), (c.grid**2, 0)), constant_values=True)
@@ -155,41 +156,3 @@ class OneDTokenizer(base.Tokenizer):
     x = self.to_patch(self.decoder_norm(x[:, : c.grid**2]))
     x = x.astype(jnp.float32).reshape(batch, c.grid, c.grid, -1)
     return nn.unpatchify(x, c.patch)
-
-
-class SlotDense(linen.Module):
-  """A linear layer of its own for each token slot.
-
-  A slot's code then enters the decoder in a subspace of its own, so that one
-  averaging attention already tells slots apart; with one shared layer the
-  content of all slots would fall together until training has separated them.
-
-  Attributes:
-    slots: N.
-    features: of the output.
-    dtype: of the product.
-  """
-
-  slots: int
-  features: int
-  dtype: Any = jnp.float32
-
-  @linen.compact
-  def __call__(self, x: Array) -> Array:
-    """Maps x [B, n, D], the first n of N slots, to [B, n, features]."""
-    kernel = self.param(
-      'kernel',
-      linen.initializers.lecun_normal(batch_axis=(0,)),
-      (self.slots, x.shape[-1], self.features),
-    )
-    bias = self.param(
-      'bias', linen.initializers.zeros, (self.slots, self.features)
-    )
-    used = slice(x.shape[1])
-    y = jnp.einsum('bnd,ndf->bnf', x, kernel[used].astype(self.dtype))
-    return y + bias[used].astype(self.dtype)[None]
-
-
-def _repeat(table: Array, batch: int) -> Array:
-  """A table [T, D] for each of B images."""
-  return jnp.broadcast_to(table[None], (batch, *table.shape))

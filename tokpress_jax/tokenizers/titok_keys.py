@@ -18,77 +18,39 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tokpress_jax import quantize
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import keymap
-from tokpress_jax.io.keymap import CONV, LINEAR, Rule, Transform
+from tokpress_jax.io.keymap import CONV, LINEAR, Rule
 from tokpress_jax.tokenizers import maskgit_vqgan_keys
 from tokpress_jax.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
 from tokpress_jax.tokenizers.maskgit_vqgan_keys import layer
 from tokpress_jax.tokenizers.titok import Layout, TiTokConfig
+from tokpress_jax.tokenizers.tower_keys import (
+  BLOCKS,
+  BOTH,
+  PATCH,
+  POINT,
+  ROW,
+  table,
+)
 from tokpress_jax.tokenizers.towers import TOWERS, TowerConfig
 
-# A 1x1 convolution of torch as a dense kernel.
-_POINT = Transform(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
-
-
-def _join_patch(x: np.ndarray) -> np.ndarray:
-  """[D, 3, p, p] to [p p 3, D]: the convolution that cuts patches."""
-  return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
-
-
-def _split_patch(x: np.ndarray) -> np.ndarray:
-  side = math.isqrt(x.shape[0] // 3)
-  return x.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
-
-
-_PATCH = Transform(_join_patch, _split_patch)
-# A row [1, 1, D] of a table.
-_ROW = Transform(lambda x: x[0], lambda x: x[None])
-
-
-def _table(source: str, target: str, *transform: Transform) -> Rule:
-  return Rule(source, f'params/{target}/table', *transform)
-
-
-_BOTH = r'(encoder|decoder)'
-_STACK = r'params/\1/stack/layers'
-
-
-def _block(
-  source: str, target: str, kind: str, transform: Transform, point: str = r'\.'
-) -> tuple[Rule, Rule]:
-  """Weight and bias of one layer of every block."""
-  name = rf'{_BOTH}\.transformer\.(\d+)\.{source}{point}'
-  return (
-    Rule(rf'{name}weight', rf'{_STACK}/{target}/{kind}[\2]', transform),
-    Rule(rf'{name}bias', rf'{_STACK}/{target}/bias[\2]'),
-  )
-
-
 RULES = (
-  _table('latent_tokens', 'encoder/latent_tokens'),
-  _table(rf'{_BOTH}\.class_embedding', r'\1/class_token'),
-  _table(rf'{_BOTH}\.positional_embedding', r'\1/positions'),
-  _table(
-    rf'{_BOTH}\.latent_token_positional_embedding', r'\1/latent_positions'
-  ),
-  _table(r'decoder\.mask_token', 'decoder/mask_token', _ROW),
-  *layer(r'encoder\.patch_embed', 'encoder/patch_embed', transform=_PATCH),
-  *layer(rf'{_BOTH}\.ln_pre', r'\1/norm_in', 'scale'),
-  *layer(rf'{_BOTH}\.ln_post', r'\1/norm_out', 'scale'),
-  *_block('ln_1', 'norm1', 'scale', keymap.SAME),
-  *_block('ln_2', 'norm2', 'scale', keymap.SAME),
-  *_block('attn.in_proj', 'attn/qkv', 'kernel', LINEAR, '_'),
-  *_block('attn.out_proj', 'attn/proj', 'kernel', LINEAR),
-  *_block('mlp.c_fc', 'mlp/fc1', 'kernel', LINEAR),
-  *_block('mlp.c_proj', 'mlp/fc2', 'kernel', LINEAR),
-  *layer(r'encoder\.conv_out', 'encoder/to_code', transform=_POINT),
+  table('latent_tokens', 'encoder/latent_tokens'),
+  table(rf'{BOTH}\.class_embedding', r'\1/class_token'),
+  table(rf'{BOTH}\.positional_embedding', r'\1/positions'),
+  table(rf'{BOTH}\.latent_token_positional_embedding', r'\1/latent_positions'),
+  table(r'decoder\.mask_token', 'decoder/mask_token', ROW),
+  *layer(r'encoder\.patch_embed', 'encoder/patch_embed', transform=PATCH),
+  *layer(rf'{BOTH}\.ln_pre', r'\1/norm_in', 'scale'),
+  *layer(rf'{BOTH}\.ln_post', r'\1/norm_out', 'scale'),
+  *BLOCKS,
+  *layer(r'encoder\.conv_out', 'encoder/to_code', transform=POINT),
   *layer(r'decoder\.decoder_embed', 'decoder/from_code', transform=LINEAR),
   *layer(r'decoder\.text_guidance_proj', 'decoder/text', transform=LINEAR),
-  _table(
+  table(
     r'decoder\.text_guidance_positional_embedding', 'decoder/text_positions'
   ),
   Rule(r'quantize\.embedding\.weight', 'params/quantizer/codebook'),
@@ -96,8 +58,8 @@ RULES = (
   Rule(r'pixel_quantize\.embedding\.weight', 'params/painter/codebook'),
   *maskgit_vqgan_keys.network_rules('pixel_decoder', 'painter/decoder'),
   *layer(r'decoder\.conv_out', 'painter/conv_out', transform=CONV),
-  *layer(r'decoder\.ffn\.0', 'painter/project', transform=_POINT),
-  *layer(r'decoder\.ffn\.2', 'painter/to_logits', transform=_POINT),
+  *layer(r'decoder\.ffn\.0', 'painter/project', transform=POINT),
+  *layer(r'decoder\.ffn\.2', 'painter/to_logits', transform=POINT),
 )
 
 

@@ -92,6 +92,47 @@ class Parts:
     return nn.Stack(self.size.stack, dtype=self.dtype, name=name)
 
 
+class SlotDense(linen.Module):
+  """A linear layer of its own for each token slot.
+
+  A slot's code then enters the decoder in a subspace of its own, so that one
+  averaging attention already tells slots apart; with one shared layer the
+  content of all slots would fall together until training has separated them.
+
+  Attributes:
+    slots: N.
+    features: of the output.
+    dtype: of the product.
+  """
+
+  slots: int
+  features: int
+  dtype: Any = jnp.float32
+
+  @linen.compact
+  def __call__(self, x: Array, slots: Array | None = None) -> Array:
+    """Maps x [B, n, D] to [B, n, features].
+
+    Args:
+      x: tokens.
+      slots: of the tokens, int32 [B or 1, n]; None for the first n.
+    """
+    kernel = self.param(
+      'kernel',
+      linen.initializers.lecun_normal(batch_axis=(0,)),
+      (self.slots, x.shape[-1], self.features),
+    )
+    bias = self.param(
+      'bias', linen.initializers.zeros, (self.slots, self.features)
+    )
+    if slots is not None:
+      y = jnp.einsum('bnd,bndf->bnf', x, kernel[slots].astype(self.dtype))
+      return y + bias[slots].astype(self.dtype)
+    used = slice(x.shape[1])
+    y = jnp.einsum('bnd,ndf->bnf', x, kernel[used].astype(self.dtype))
+    return y + bias[used].astype(self.dtype)[None]
+
+
 def repeat(table: Array, like: Array) -> Array:
   """A table [T, D] for each of the images of `like` [B, ...]."""
   return jnp.broadcast_to(table[None], (like.shape[0], *table.shape))

@@ -57,7 +57,7 @@ class VARTokenizerConfig(pyramid.PyramidConfig):
       width=self.width,
       multipliers=self.multipliers,
       blocks=self.blocks + more,
-      attention=self.attention,
+      attention='lowest' if self.attention else 'none',
       groups=self.groups,
     )
 

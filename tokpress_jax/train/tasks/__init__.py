@@ -2,6 +2,7 @@
 
 from tokpress_jax.train.tasks.adversary import AdversaryConfig
 from tokpress_jax.train.tasks.classify import ClassifierTask
+from tokpress_jax.train.tasks.flow import FlowTokenizerTask
 from tokpress_jax.train.tasks.generate import GeneratorTask
 from tokpress_jax.train.tasks.karl import KARLTask
 from tokpress_jax.train.tasks.proxy import ProxyTask
@@ -10,6 +11,7 @@ from tokpress_jax.train.tasks.reconstruct import TokenizerTask
 __all__ = [
   'AdversaryConfig',
   'ClassifierTask',
+  'FlowTokenizerTask',
   'GeneratorTask',
   'KARLTask',
   'ProxyTask',
