@@ -468,13 +468,15 @@ _MASKGENS = (
   _maskgen('kl-xl', 1_235_705_632, 'diffusion', 1280, 20),
 )
 
-# What these are made of is in a `config.yaml` beside the weights.
+# What these are made of is in a `config.yaml` beside the weights, and so is the
+# tokenizer of that of classes.
 _FLEXARS = tuple(
   Released(
     name=f'flexar-{size.lower()}',
     kind='flexar',
     repository=f'EPFL-VILAB/FlexAR-{size}',
     file='model.safetensors',
+    tokenizer='flextok-d18-d28-dfn' if size.endswith('T2I') else '',
   )
   for size in ('113M-T2I', '382M-T2I', '1B-T2I', '3B-T2I', '1B-C2I')
 )

@@ -200,6 +200,12 @@ def test_a_released_file_is_converted(kind, tmp_path):
     convert.convert(path, 'flexar')
 
 
+def test_texts_are_drawn_in_the_released_tokens():
+  row = released.RELEASED['flexar-3b-t2i']
+  tokenizer = released.RELEASED[row.tokenizer].make_config()
+  flexar_keys.sized('3b').check_tokenizer(tokenizer)
+
+
 @pytest.mark.parametrize(
   ('name', 'kind', 'count', 'matrices'),
   [
