@@ -55,9 +55,10 @@ class Released:
   Attributes:
     name: what `load` takes.
     kind: its layout.
-    config: the function of the kind's `keys` that gives its config.
+    config: the function of the kind's `keys` that gives its config; '' where
+      it is read off the tensors, since nothing at hand says it.
     arguments: of that function.
-    parameters: how many numbers the model has.
+    parameters: how many numbers the model has; 0 where that is not known.
     repository: on the Hugging Face hub.
     file: in the repository.
     instead: what the file may be called there too.
@@ -67,9 +68,9 @@ class Released:
 
   name: str
   kind: str
-  config: str
+  config: str = ''
   arguments: tuple[int | str, ...] = ()
-  parameters: int
+  parameters: int = 0
   repository: str
   file: str
   instead: tuple[str, ...] = ()
@@ -467,6 +468,19 @@ _MASKGENS = (
   _maskgen('kl-xl', 1_235_705_632, 'diffusion', 1280, 20),
 )
 
+# What these are made of is in a `config.yaml` beside the weights, and so is the
+# tokenizer of that of classes.
+_FLEXARS = tuple(
+  Released(
+    name=f'flexar-{size.lower()}',
+    kind='flexar',
+    repository=f'EPFL-VILAB/FlexAR-{size}',
+    file='model.safetensors',
+    tokenizer='flextok-d18-d28-dfn' if size.endswith('T2I') else '',
+  )
+  for size in ('113M-T2I', '382M-T2I', '1B-T2I', '3B-T2I', '1B-C2I')
+)
+
 RELEASED = {
   row.name: row
   for row in (
@@ -498,6 +512,7 @@ RELEASED = {
     *_MASKGITS,
     *_RARS,
     *_MASKGENS,
+    *_FLEXARS,
     Released(
       name='clip-text-l14',
       kind='clip-text',

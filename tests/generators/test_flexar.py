@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from redraw import redraw, unpack
 
-from tokpress_jax import generators, types
+from tokpress_jax import generators, released, types
 from tokpress_jax.errors import UserError
 from tokpress_jax.generators import flexar_keys, sampling
 from tokpress_jax.io import convert, keymap, safetensors
@@ -190,10 +190,20 @@ def test_a_released_file_is_converted(kind, tmp_path):
   jax.tree.map(
     np.testing.assert_array_equal, model.variables, official(kind).variables
   )
+  # What a released name does not say is read off the tensors.
+  name = {'text': 'flexar-3b-t2i', 'class': 'flexar-1b-c2i'}[kind]
+  assert released.RELEASED[name].repository.startswith('EPFL-VILAB/FlexAR-')
+  assert convert.convert(path, name).module.config == model.module.config
   short = {k: x for k, x in tensors(kind).items() if 'mlp.fc2' not in k}
   safetensors.save(path, short)
   with pytest.raises(UserError, match='missing'):
     convert.convert(path, 'flexar')
+
+
+def test_texts_are_drawn_in_the_released_tokens():
+  row = released.RELEASED['flexar-3b-t2i']
+  tokenizer = released.RELEASED[row.tokenizer].make_config()
+  flexar_keys.sized('3b').check_tokenizer(tokenizer)
 
 
 @pytest.mark.parametrize(

@@ -330,6 +330,32 @@ def test_the_config_is_read_off_the_shapes(name):
     elastictok_keys.config_of(shapes | {'decoder.post_quant.kernel': (5, 1024)})
 
 
+def test_a_small_stream_goes_the_whole_way(tmp_path):
+  config = dataclasses.replace(
+    elastictok_keys.released_config('vae'),
+    width=128,
+    heads=1,
+    encoder_depth=2,
+    decoder_depth=1,
+  )
+  weights = redraw(official_shapes(config), rules=case.RULES)
+  flax_stream.write(tmp_path / 'params', weights)
+  model = convert.convert(tmp_path / 'params', 'elastictok')
+  assert model.module.config == config
+  layers = model.variables['params']['encoder']['tower']['stack']['layers']
+  block = 'encoder.encoder_blocks.scan_decoder'
+  np.testing.assert_array_equal(
+    layers['attn']['qkv']['kernel'][1, :, 128:256],
+    weights[f'{block}.attention.wk.kernel'][1],
+  )
+  np.testing.assert_array_equal(
+    layers['mlp']['gate']['kernel'],
+    weights[f'{block}.feed_forward.w3.kernel'],
+  )
+  with pytest.raises(UserError, match='of another shape'):
+    convert.convert(tmp_path / 'params', 'elastictok-vae')
+
+
 def official_shapes(config):
   """Official names to shapes, counted by hand."""
   sizes = {'encoder': config.encoder_depth, 'decoder': config.decoder_depth}

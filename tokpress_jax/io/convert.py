@@ -154,7 +154,7 @@ def convert(
   options = {key: value for key, value in given.items() if value is not None}
   _check_options(kind, row, options)
   tensors = read_checkpoint(source, kind.mark)
-  if row is not None:
+  if row is not None and row.config:
     config = row.make_config()
   else:
     shapes = {key: tuple(x.shape) for key, x in tensors.items()}
