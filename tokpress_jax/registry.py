@@ -91,6 +91,14 @@ _ENTRIES = {
       licence='Apache-2.0',
     ),
     _row(
+      'alit',
+      'tokenizer',
+      'tokenizers.alit:ALITConfig',
+      paper='ALIT, arXiv:2411.02393',
+      evidence='official',
+      licence='not stated',
+    ),
+    _row(
       'karl',
       'tokenizer',
       'tokenizers.karl:KARLConfig',

@@ -55,7 +55,8 @@ class Released:
     config: the function of the kind's `keys` that gives its config.
     arguments: of that function.
     parameters: how many numbers the model has.
-    repository: on the Hugging Face hub.
+    repository: on the Hugging Face hub; '' where the authors' page links the
+      file elsewhere, so that it must be given to `tokpress convert`.
     file: in the repository.
     instead: what the file may be called there too.
     tokenizer: name of the tokenizer that it belongs to.
@@ -169,6 +170,18 @@ KINDS = {
       config_of='one_d_piece_config_of',
       licence='Apache-2.0',
       options=('layout',),
+    ),
+    Kind(
+      name='karl',
+      keys='tokenizers.karl_keys',
+      mark='rec_loss_embeddings',
+      licence='not stated',
+    ),
+    Kind(
+      name='alit',
+      keys='tokenizers.alit_keys',
+      mark='timestep_embedding',
+      licence='not stated',
     ),
     Kind(
       name='maskgit',
@@ -376,6 +389,52 @@ _MASKGENS = (
   _maskgen('kl-xl', 1_235_705_632, 'diffusion', 1280, 20),
 )
 
+
+def _adaptive(
+  name: str, file: str, parameters: int, *arguments: int | str
+) -> Released:
+  """A file of KARL or ALIT, which their pages link on Dropbox."""
+  return Released(
+    name=name,
+    kind=name.split('-')[0],
+    config='released_config',
+    arguments=arguments,
+    parameters=parameters,
+    repository='',
+    file=file,
+  )
+
+
+# With the 54,515,587 of MAGE's VQGAN, which the files hold.
+_ADAPTIVES = (
+  _adaptive(
+    'karl-small',
+    'karl_small_vqgan_quantized_latents.pth',
+    270_911_120,
+    1024,
+    'quantized',
+  ),
+  _adaptive(
+    'karl-small-continuous',
+    'karl_small_vqgan_continuous_latents.pth',
+    270_861_968,
+    1024,
+    'continuous',
+  ),
+  _adaptive(
+    'alit-small', 'alit_small_vqgan_quantized_latents.pth', 262_048_399, 'small'
+  ),
+  _adaptive(
+    'alit-base', 'alit_base_vqgan_quantized_latents.pth', 228_689_551, 'base'
+  ),
+  _adaptive(
+    'alit-semilarge',
+    'alit_semilarge_vqgan_quantized_latents.pth',
+    463_587_983,
+    'semilarge',
+  ),
+)
+
 RELEASED = {
   row.name: row
   for row in (
@@ -399,6 +458,7 @@ RELEASED = {
       file='maskgit-vqgan-imagenet-f16-256.bin',
     ),
     *_TITOKS,
+    *_ADAPTIVES,
     *_MASKGITS,
     *_RARS,
     *_MASKGENS,
