@@ -1,6 +1,8 @@
-"""KARL on drawings with 1 to 8 shapes: up to 16 tokens, as many as are needed.
+"""KARL on drawings with 1 to 8 shapes: up to 12 tokens, as many as are needed.
 
-tokpress train configs/karl_scenes.py --workdir runs/karl_scenes
+  tokpress train configs/karl_scenes.py --workdir runs/karl_scenes
+
+Not trained to an end yet: this shows the wiring, and no number is claimed.
 """
 
 from tokpress_jax.config import Config

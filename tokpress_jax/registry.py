@@ -115,6 +115,14 @@ _ENTRIES = {
       licence='Apple, for research only',
     ),
     _row(
+      'alit',
+      'tokenizer',
+      'tokenizers.alit:ALITConfig',
+      paper='ALIT, arXiv:2411.02393',
+      evidence='official',
+      licence='not stated',
+    ),
+    _row(
       'karl',
       'tokenizer',
       'tokenizers.karl:KARLConfig',

@@ -59,7 +59,8 @@ class Released:
       it is read off the tensors, since nothing at hand says it.
     arguments: of that function.
     parameters: how many numbers the model has; 0 where that is not known.
-    repository: on the Hugging Face hub.
+    repository: on the Hugging Face hub; '' where the authors' page links the
+      file elsewhere, so that it must be given to `tokpress convert`.
     file: in the repository.
     instead: what the file may be called there too.
     beside: other files that must lie beside it.
@@ -183,6 +184,18 @@ KINDS = {
       mark='encoder.in_proj.kernel',
       licence='Apache-2.0',
       prepare='prepare',
+    ),
+    Kind(
+      name='karl',
+      keys='tokenizers.karl_keys',
+      mark='rec_loss_embeddings',
+      licence='not stated',
+    ),
+    Kind(
+      name='alit',
+      keys='tokenizers.alit_keys',
+      mark='timestep_embedding',
+      licence='not stated',
     ),
     Kind(
       name='maskgit',
@@ -481,6 +494,52 @@ _FLEXARS = tuple(
   for size in ('113M-T2I', '382M-T2I', '1B-T2I', '3B-T2I', '1B-C2I')
 )
 
+
+def _adaptive(
+  name: str, file: str, parameters: int, *arguments: int | str
+) -> Released:
+  """A file of KARL or ALIT, which their pages link on Dropbox."""
+  return Released(
+    name=name,
+    kind=name.split('-')[0],
+    config='released_config',
+    arguments=arguments,
+    parameters=parameters,
+    repository='',
+    file=file,
+  )
+
+
+# With the 54,515,587 of MAGE's VQGAN, which the files hold.
+_ADAPTIVES = (
+  _adaptive(
+    'karl-small',
+    'karl_small_vqgan_quantized_latents.pth',
+    270_911_120,
+    1024,
+    'quantized',
+  ),
+  _adaptive(
+    'karl-small-continuous',
+    'karl_small_vqgan_continuous_latents.pth',
+    270_861_968,
+    1024,
+    'continuous',
+  ),
+  _adaptive(
+    'alit-small', 'alit_small_vqgan_quantized_latents.pth', 262_048_399, 'small'
+  ),
+  _adaptive(
+    'alit-base', 'alit_base_vqgan_quantized_latents.pth', 228_689_551, 'base'
+  ),
+  _adaptive(
+    'alit-semilarge',
+    'alit_semilarge_vqgan_quantized_latents.pth',
+    463_587_983,
+    'semilarge',
+  ),
+)
+
 RELEASED = {
   row.name: row
   for row in (
@@ -509,6 +568,7 @@ RELEASED = {
     _flextok_vae(8, 83_709_419),
     _flextok_vae(16, 83_821_011),
     *_FLEXTOKS,
+    *_ADAPTIVES,
     *_MASKGITS,
     *_RARS,
     *_MASKGENS,

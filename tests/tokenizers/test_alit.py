@@ -125,9 +125,19 @@ def drawn():
   module = config.build()
   shapes = jax.eval_shape(module.init, jax.random.key(0), images)
   rng = np.random.default_rng(0)
-  draw = lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), jnp.float32)
+
+  def draw(path, x):
+    fan = x.shape[-2] ** -0.5 if x.ndim > 1 else 0.3
+    kind = {'table': 1, 'codebook': 1, 'scale': 1}
+    return jnp.asarray(
+      kind.get(path[-1].key, 2 * fan) * rng.normal(size=x.shape), jnp.float32
+    )
+
   spec = types.Spec(name='', family='tokenizer', config=config)
-  return types.Loaded(module, jax.tree.map(draw, shapes), spec), images
+  return (
+    types.Loaded(module, jax.tree_util.tree_map_with_path(draw, shapes), spec),
+    images,
+  )
 
 
 @functools.cache

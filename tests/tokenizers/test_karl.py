@@ -91,6 +91,13 @@ def close(ours, theirs, tolerance=1e-4):
   assert error < tolerance, error
 
 
+def close_images(name, painted, theirs):
+  """Compares images; no code absorbs the rounding of continuous tokens."""
+  want = np.moveaxis(theirs, 1, -1).clip(0, 1)
+  tolerance = 2e-4 if name == 'continuous' else 1e-4
+  close((painted[:, ::3, ::3] + 1) / 2, want, tolerance)
+
+
 @every
 @pytest.mark.parametrize('i', range(len(case.ASKED)))
 def test_latents_halting_codes_and_images(name, i):
@@ -108,8 +115,7 @@ def test_latents_halting_codes_and_images(name, i):
     codes = want[f'{i}/codes']
     np.testing.assert_array_equal(out.codes[:, :tokens, 0], codes)
     assert len(np.unique(codes)) > 8
-  image = np.moveaxis(want[f'{i}/painted'], 1, -1)
-  close((painted[:, ::3, ::3] + 1) / 2, image.clip(0, 1))
+  close_images(name, painted, want[f'{i}/painted'])
 
 
 @every
@@ -136,8 +142,7 @@ def test_encode_with_halting_is_that(name):
         codes = want[f'{i}/codes'][b, slots]
         np.testing.assert_array_equal(row.codes[b, :n, 0], codes)
       assert row.valid[b, :n].all() and not row.valid[b, n:].any()
-    image = np.moveaxis(want[f'{i}/painted'], 1, -1)
-    close((painted[:, ::3, ::3] + 1) / 2, image.clip(0, 1))
+    close_images(name, painted, want[f'{i}/painted'])
   assert run._cache_size() == 1
 
 

@@ -45,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
     for row in released.list_released():
       licence = released.KINDS[row.kind].licence
       where = f'{row.file} of huggingface.co/{row.repository}'
+      if not row.repository:
+        where = f'{row.file}, see the page of its code'
       size = f'{row.parameters / 1e6:.0f}M' if row.parameters else '?'
       print(f'  {row.name:24} {row.kind:13} {size:>6} {licence}; {where}')
   if flags.what in ('all', 'datasets'):

@@ -269,6 +269,12 @@ def fetch(name: str) -> pathlib.Path:
   path = models_dir() / f'{name}.safetensors'
   if path.is_file():
     return path
+  if not row.repository:
+    raise UserError(
+      f'{name} is not in {path.parent}, and no command downloads it: its '
+      f'authors link {row.file} on the page of their code. Get it there and '
+      f'run: tokpress convert {name} {row.file} --out {path}'
+    )
   by_hand = (
     f'Or download {row.file} from https://huggingface.co/{row.repository} '
     f'and run: tokpress convert {name} {row.file} --out {path}'

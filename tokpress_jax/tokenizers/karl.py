@@ -267,12 +267,14 @@ class KARLTokenizer(base.Tokenizer):
     out = self.quantize(reading.latents, whole)
     return self._encoded(images, out, length, order[..., None])
 
-  def render(self, codes: Array, length: Array, positions: Array) -> Array:
+  def render(  # type: ignore[override]
+    self, codes: Array, length: Array, positions: Array
+  ) -> Array:
     """Decodes the first `length` [B] of codes [B, n, Q] of the slots [B, n]."""
     vectors = self.quantizer.lookup(codes)
     return self.render_embeddings(vectors, length, positions)
 
-  def render_embeddings(
+  def render_embeddings(  # type: ignore[override]
     self, embeddings: Array, length: Array, positions: Array
   ) -> Array:
     """Decodes the first `length` [B] of embeddings [B, n, C]."""
@@ -369,6 +371,7 @@ class Encoder(linen.Module):
     halting = jnp.tanh(inside(parts.norm('norm_halting')(x)))
     halting = parts.dense(1, 'halting_out')(halting)[..., 0]
     x = parts.norm('norm_out')(x)
+    to_code: Any
     if c.projection == 'slot':
       to_code = SlotDense(
         c.slots, c.quantizer.input_dim, dtype=self.dtype, name='to_code'

@@ -141,7 +141,8 @@ class KARLTask(FromVQGAN):
       threshold=self.threshold,
       mask=mask,
     )
-    total, found = jnp.zeros(()), {}
+    total = jnp.zeros(())
+    found: Metrics = {}
     for name, trial in (('first', first), ('second', second)):
       alike = self._likeness(variables, trial, images, target, mask)
       total += self.loss_weight * sum(alike.values())
