@@ -1,0 +1,220 @@
+"""Layouts of names that files share, and networks that only measure."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind:
+  """A layout of names.
+
+  Attributes:
+    name: of the kind.
+    keys: the module with `RULES`, `expected(config)` and `config_of`.
+    mark: a tensor that every such file has; a training checkpoint may hold
+      its model's tensors deeper, or with a prefix.
+    tokenizer: the released tokenizer that most such files belong to.
+    config_of: the function of `keys` that reads a config off the shapes.
+    licence: of the released weights of this kind.
+    options: what `config_of` may be told that no tensor says.
+    prepare: the function of `keys` that cuts and joins tensors before the rules
+      name them; '' for none.
+    describe: the function of `keys` that adds to a config what no tensor says,
+      from the file's header and the config.json beside it; '' for none.
+  """
+
+  name: str
+  keys: str
+  mark: str
+  tokenizer: str = ''
+  config_of: str = 'config_of'
+  licence: str = ''
+  options: tuple[str, ...] = ()
+  prepare: str = ''
+  describe: str = ''
+
+  def attribute(self, name: str) -> Any:
+    """Something of the module of keys."""
+    return getattr(importlib.import_module(f'tokpress_jax.{self.keys}'), name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+  """A network that measures or trains models and is none itself.
+
+  Attributes:
+    name: of the network.
+    keys: the module with `RULES` and `expected()`.
+    marks: a tensor of each file that its weights lie in.
+    files: what those are called.
+  """
+
+  name: str
+  keys: str
+  marks: tuple[str, ...]
+  files: tuple[str, ...]
+
+  def attribute(self, name: str) -> Any:
+    """Something of the module of keys."""
+    return getattr(importlib.import_module(f'tokpress_jax.{self.keys}'), name)
+
+
+NETWORKS = {
+  network.name: network
+  for network in (
+    Network(
+      name='inception',
+      keys='metrics.inception',
+      marks=('Conv2d_1a_3x3.conv.weight',),
+      files=('pt_inception-2015-12-05-6726825d.pth',),
+    ),
+    Network(
+      name='lpips',
+      keys='losses.lpips',
+      marks=('features.0.weight', 'lin0.model.1.weight'),
+      files=('vgg16-397923af.pth', 'vgg.pth'),
+    ),
+    Network(
+      name='convnext',
+      keys='losses.convnext',
+      marks=('features.1.0.layer_scale',),
+      files=('convnext_small-0c510722.pth',),
+    ),
+  )
+}
+
+_APPLE = 'Apple Machine Learning Research Model licence: for research only'
+_VAR_KEYS = 'generators.scale_wise_keys'
+KINDS = {
+  kind.name: kind
+  for kind in (
+    Kind(
+      name='var-vqvae',
+      keys='tokenizers.var_keys',
+      mark='quantize.embedding.weight',
+      licence='MIT',
+      options=('scales',),
+    ),
+    Kind(
+      name='var',
+      keys=_VAR_KEYS,
+      mark='pos_1LC',
+      tokenizer='var-vqvae',
+      licence='MIT',
+      options=('scales',),
+    ),
+    Kind(
+      name='mvar',
+      keys=_VAR_KEYS,
+      mark='pos_1LC',
+      tokenizer='var-vqvae',
+      config_of='mvar_config_of',
+      licence='MIT',
+      options=('scales',),
+    ),
+    Kind(
+      name='maskgit-vqgan',
+      keys='tokenizers.maskgit_vqgan_keys',
+      mark='encoder.mid.0.conv1.weight',
+      licence='Apache-2.0',
+    ),
+    Kind(
+      name='titok',
+      keys='tokenizers.titok_keys',
+      mark='latent_tokens',
+      licence='Apache-2.0; for research, its authors say',
+      options=('layout',),
+    ),
+    Kind(
+      name='one-d-piece',
+      keys='tokenizers.titok_keys',
+      mark='latent_tokens',
+      config_of='one_d_piece_config_of',
+      licence='Apache-2.0',
+      options=('layout',),
+    ),
+    Kind(
+      name='elastictok',
+      keys='tokenizers.elastictok_keys',
+      mark='encoder.in_proj.kernel',
+      licence='Apache-2.0',
+      prepare='prepare',
+    ),
+    Kind(
+      name='karl',
+      keys='tokenizers.karl_keys',
+      mark='rec_loss_embeddings',
+      licence='not stated',
+    ),
+    Kind(
+      name='alit',
+      keys='tokenizers.alit_keys',
+      mark='timestep_embedding',
+      licence='not stated',
+    ),
+    Kind(
+      name='maskgit',
+      keys='generators.maskgit_keys',
+      mark='lm_head.weight',
+      licence='Apache-2.0; for research, its authors say',
+      prepare='prepare',
+    ),
+    Kind(
+      name='rar',
+      keys='generators.rar_keys',
+      mark='target_aware_pos_embed',
+      tokenizer='maskgit-vqgan',
+      licence='Apache-2.0; for research, its authors say',
+      prepare='prepare',
+    ),
+    Kind(
+      name='flexar',
+      keys='generators.flexar_keys',
+      mark='models.ar_image_model.preprocessor.embedding.weight',
+      licence='not stated; the code is Apache-2.0',
+      prepare='prepare',
+    ),
+    Kind(
+      name='maskgen-vq',
+      keys='generators.maskgen_keys',
+      mark='cond_pooled_proj.weight',
+      tokenizer='tatitok-bl128-vq',
+      licence='Apache-2.0; for research, its authors say',
+      prepare='prepare',
+    ),
+    Kind(
+      name='maskgen-kl',
+      keys='generators.maskgen_keys',
+      mark='text_pooled_emb.weight',
+      tokenizer='tatitok-bl32-vae',
+      licence='Apache-2.0; for research, its authors say',
+      prepare='prepare',
+    ),
+    Kind(
+      name='clip-text',
+      keys='models.clip_text_keys',
+      mark='text_model.final_layer_norm.weight',
+      licence='MIT',
+      prepare='prepare',
+    ),
+    Kind(
+      name='autoencoder-kl',
+      keys='tokenizers.autoencoder_kl_keys',
+      mark='encoder.down_blocks.0.resnets.0.conv1.weight',
+      licence=_APPLE,
+      prepare='prepare',
+      describe='describe',
+    ),
+    Kind(
+      name='flextok',
+      keys='tokenizers.flextok_keys',
+      mark='encoder.module_dict.enc_register_module.registers',
+      licence=_APPLE,
+      prepare='prepare',
+      describe='describe',
+    ),
+  )
+}
