@@ -150,7 +150,7 @@ ROWS = {
       encoder=TOWER,
       decoder=TOWER,
       quantizer=dataclasses.replace(VQ, distance='cosine'),
-      explained=0.3,
+      explained=0.0,
       vqgan=MASKGIT,
     ),
     {'alit-small': None, 'alit-semilarge': None},

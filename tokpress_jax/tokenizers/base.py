@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from tokpress_jax import errors, quantize, types
+from tokpress_jax.quantize import Quantized
 from tokpress_jax.tokenizers import lengths as lengths_lib
 
 Array = jax.Array
@@ -301,7 +302,7 @@ class Tokenizer(nn.Module):
   def _encoded(
     self,
     images: Array,
-    out: quantize.Quantized,
+    out: Quantized,
     length: Array,
     order: Array | None = None,
   ) -> types.Encoded:
