@@ -28,6 +28,8 @@ SMALL = {
   'decoder_depth': 1,
 }
 VQ = quantize.VQConfig(codebook_size=13, dim=4)
+# So that small changes of a latent change its code.
+MANY = quantize.VQConfig(codebook_size=97, dim=4)
 TOWER = tokenizers.TowerConfig(width=8, depth=1, heads=2)
 MASKGIT = tokenizers.MaskGITVQGANConfig(
   **IMAGE,
@@ -162,7 +164,7 @@ ROWS = {
       slots=6,
       encoder=TOWER,
       decoder=tokenizers.TowerConfig(width=12, depth=1, heads=3),
-      quantizer=VQ,
+      quantizer=MANY,
       bins=(0.1, 0.2),
       halting_width=8,
       places=4,
@@ -178,7 +180,7 @@ ROWS = {
       tokens=2,
       encoder=TOWER,
       decoder=TOWER,
-      quantizer=VQ,
+      quantizer=MANY,
       explained=0.0,
       vqgan=MASKGIT,
     ),
