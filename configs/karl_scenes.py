@@ -3,12 +3,12 @@
   tokpress train configs/karl_scenes.py --workdir runs/karl_scenes
 
 Hardware: 2 CPU cores, 3 to 6 steps a second with both to itself. It is not
-trained to a point where halting means anything: after 800 steps of a variant (16
-tokens) PSNR was 18.0 dB with 1 token and 18.8 with 16, and the rank correlation
-of tokens and shapes 0.27, where KARL's claim needs 0.6. A constant picture has
-17.3 dB: the shapes are small, and reconstruction has to learn them first (the
-1-D tokenizer of `configs/one_d_photos.py` stays at 17.3 dB on these drawings for
-700 steps too).
+trained to a point where halting means anything: after 800 steps of a variant
+(16 tokens) PSNR was 18.0 dB with 1 token and 18.8 with 16, and the rank
+correlation of tokens and shapes 0.27, where KARL's claim needs 0.6. A constant
+picture has 17.3 dB: the shapes are small, and reconstruction has to learn them
+first (the tokenizer of `configs/one_d_photos.py` stays at 17.3 dB on these
+drawings for 700 steps too).
 """
 
 from tokpress_jax.config import Config
