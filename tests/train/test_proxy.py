@@ -270,7 +270,7 @@ def test_what_does_not_fit_is_refused(folder):
     dataclasses.replace(task, proxy=str(folder / 'nowhere')).constants()
   loaded = tiny_models.one_d()
   export.export(loaded.module, loaded.variables, folder / 'one_d')
-  with pytest.raises(UserError, match='is a OneDConfig, and TiTokConfig paints'):
+  with pytest.raises(UserError, match='is a OneDConfig, and TiTokConfig'):
     dataclasses.replace(task, proxy=str(folder / 'one_d')).constants()
   with pytest.raises(UserError, match='gives pixels, no codes'):
     jax.eval_shape(
