@@ -57,13 +57,14 @@ def main(argv: Sequence[str]) -> None:
     coder = common.load(flags.generator, 'generator')
   files = [path for name in flags.files for path in token_sets.files_of(name)]
   found = tokens.Reader(files, coding=coding.opener(coder))
-  if flags.recode is not None:
-    header = dataclasses.replace(found.header, coding='adaptive', coder='')
-    header = dataclasses.replace(header, shard=(0, 1))
-    tokens.write(flags.recode, header, found)
   found.header.check_tokenizer(
     str(files[0]), config, safetensors.fingerprint(model.variables)
   )
+  if flags.recode is not None:
+    header = dataclasses.replace(
+      found.header, coding='adaptive', coder='', shard=(0, 1)
+    )
+    tokens.write(flags.recode, header, found)
   limit = config.num_tokens
   if flags.tokens is not None:
     limit = legal_length(flags.tokens, config.boundaries)

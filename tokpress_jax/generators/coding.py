@@ -33,8 +33,8 @@ from tokpress_jax.io.token_codings import coding_of
 from tokpress_jax.io.token_header import Header
 from tokpress_jax.io.token_record import (
   Record,
-  checksum,
   damaged,
+  first_number,
   pack_fields,
 )
 from tokpress_jax.io.token_symbols import (
@@ -183,7 +183,7 @@ class GeneratorCoding:
     row, payloads = 0, []
     for record in records:
       fields = pack_fields(record)
-      begin = 1 << 32 | checksum(fields, *record.used)
+      begin = first_number(fields, *record.used)
       numbers = [
         entropy.to_bytes(entropy.push(*lane, begin))
         for lane in found[row : row + len(record.lengths)]
@@ -218,7 +218,7 @@ class GeneratorCoding:
       used = np.arange(codes.shape[1]) < record.lengths[:, None]
       own = codes[rows][used]
       record = fill(record, own, self._header, None)
-      begin = 1 << 32 | checksum(fields, own, None)
+      begin = first_number(fields, own, None)
       if any(number != begin for number in numbers[rows]):
         raise UserError(
           f'{damaged()} Or it was coded on another kind of device, where the '

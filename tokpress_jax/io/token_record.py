@@ -93,6 +93,13 @@ def checksum(fields: bytes, codes: np.ndarray, slots: np.ndarray | None) -> int:
   return zlib.crc32(slots.astype('<i4').tobytes(), check)
 
 
+def first_number(
+  fields: bytes, codes: np.ndarray, slots: np.ndarray | None
+) -> int:
+  """What a record's numbers begin as; see `checksum`."""
+  return 1 << 32 | checksum(fields, codes, slots)
+
+
 def pack_fields(record: Record) -> bytes:
   """Everything of a record but its payload."""
   place, name = record.placement, record.name.encode()

@@ -20,8 +20,8 @@ from tokpress_jax.io import entropy
 from tokpress_jax.io.token_header import Header
 from tokpress_jax.io.token_record import (
   Record,
-  checksum,
   damaged,
+  first_number,
   pack_fields,
   read_varints,
   varint,
@@ -126,7 +126,7 @@ class Symbols:
     digits = np.array(numbers.take(tables), np.int64)
     codes = (digits.reshape(-1, len(self._radices)) * self._basis).sum(axis=1)
     codes = codes.astype(np.int32)
-    numbers.check(checksum(fields, codes, slots))
+    numbers.check(first_number(fields, codes, slots))
     places.append(tables.begins + digits)
     return fill(record, codes, self._header, slots), np.concatenate(places)
 
@@ -203,7 +203,7 @@ def number_payload(
     push: (which symbols, number) -> the number with them.
   """
   fields = pack_fields(record)
-  begin = 1 << 32 | checksum(fields, *record.used)
+  begin = first_number(fields, *record.used)
   numbers = [
     entropy.to_bytes(push(slice(start, min(start + _CHUNK, count)), begin))
     for start in range(0, max(count, 1), _CHUNK)
@@ -257,7 +257,7 @@ class _Numbers:
       self._taken += len(found)
     return symbols
 
-  def check(self, check: int) -> None:
-    """Raises `UserError` unless every number is down to the checksum."""
-    if self._numbers != [1 << 32 | check] * len(self._numbers):
+  def check(self, first: int) -> None:
+    """Raises `UserError` unless every number is what it began as."""
+    if self._numbers != [first] * len(self._numbers):
       raise damaged()

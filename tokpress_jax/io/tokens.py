@@ -201,8 +201,11 @@ class Reader:
 
   def __iter__(self) -> Iterator[Record]:
     """Reads them all, in order."""
-    for shard in range(len(self._files)):
-      yield from self._decoded.get(shard) or self._decode(shard)
+    if self._in_order:  # decoded once, and kept
+      yield from (self[index] for index in range(len(self)))
+    else:
+      for shard in range(len(self._files)):
+        yield from self._decode(shard)
 
   def size_of(self, index: int) -> int:
     """Returns the bytes of a record in its file, with its place's."""

@@ -11,6 +11,7 @@ Dimension letters: N images, H rows, W columns, C channels.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax import types, viz
+from tokpress_jax.data import streaming
 from tokpress_jax.errors import UserError
 from tokpress_jax.tokenizers import Prefix
 from tokpress_jax.tokenizers.lengths import decibels
@@ -106,25 +108,23 @@ def lengths_of(
     policy: see `tokenizers.lengths`; or int [N], a length for each image.
     batch: images at once.
   """
-
-  @jax.jit
-  def run(tokenizer: Any, x: Any, policy: Any) -> Any:
-    encoded = tokenizer.encode(x, policy=policy)
-    again = tokenizer.decode(encoded)
-    error = jnp.mean(jnp.abs(again - x) / 2, axis=(1, 2, 3))
-    return encoded.length, decibels(again, x), error
-
-  found = []
-  for start in range(0, len(images), batch):
-    rows = np.arange(start, start + batch) % len(images)
-    own = policy
-    if isinstance(policy, np.ndarray):
-      own = Prefix(jnp.asarray(policy[rows], jnp.int32))
-    found.append(jax.device_get(run(tokenizer, images[rows], own)))
-  tokens, psnr, error = (
-    np.concatenate(column)[: len(images)] for column in zip(*found, strict=True)
-  )
+  if isinstance(policy, np.ndarray):
+    given = [images, policy.astype(np.int32)]
+    run: Callable[..., Any] = lambda x, n: _try(tokenizer, x, Prefix(n))
+  else:
+    given = [images]
+    run = functools.partial(_try, tokenizer, policy=policy)
+  tokens, psnr, error = streaming.in_batches(run, given, batch)
   return Lengths(tokens=tokens, psnr=psnr, error=error)
+
+
+@jax.jit
+def _try(tokenizer: Any, images: Any, policy: Any) -> Any:
+  """Lengths, PSNR and error of images, in one program for each policy."""
+  encoded = tokenizer.encode(images, policy=policy)
+  again = tokenizer.decode(encoded)
+  error = jnp.mean(jnp.abs(again - images) / 2, axis=(1, 2, 3))
+  return encoded.length, decibels(again, images), error
 
 
 def measure_complexity(

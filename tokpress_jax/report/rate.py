@@ -113,7 +113,11 @@ def measure_rates(
   config = tokenizer.module.config
   if config.continuous:
     raise UserError('a continuous tokenizer has no codes to count')
-  points, header = [], 0
+  points: list[Point] = []
+  header = encoder.header_of(
+    tokenizer, tokens=config.num_tokens, fit='tile', records=len(images)
+  )
+  shared = 0
   records = {
     n: list(_encode(tokenizer, images, n, batch)) for n in sorted(set(lengths))
   }
@@ -122,25 +126,34 @@ def measure_rates(
   }
   for coding in codings:
     for n, found in records.items():
-      sizes, header = _sizes(tokenizer, found, coding, n)
+      own = dataclasses.replace(header, coding=coding, tokens=n)
+      sizes, shared = _sizes(own, found)
       points.append(_mean(f'tokens, {coding}', n, images, sizes, pictures[n]))
+  bare: list[Point] = []
   for name, kind, qualities, part in (
     ('JPEG', 'JPEG', JPEG_QUALITIES, 1),
-    ('JPEG without tables', 'JPEG', JPEG_QUALITIES, 1),
     ('WebP', 'WebP', WEBP_QUALITIES, 1),
     (f'WebP of 1/{_SMALL} the side', 'WebP', WEBP_QUALITIES, _SMALL),
   ):
     for quality in qualities:
-      sizes, decoded = [], []
-      for x in images.values():
-        data, again = _file(x, kind, quality, part)
-        shared = _tables(data) if name.endswith('tables') else 0
-        sizes.append(len(data) - shared)
-        decoded.append(again)
+      files = [_file(x, kind, quality, part) for x in images.values()]
+      sizes = [len(data) for data, _ in files]
+      decoded = [again for _, again in files]
       points.append(_mean(name, quality, images, sizes, decoded))
+      if kind == 'JPEG':
+        less = [len(data) - _tables(data) for data, _ in files]
+        bare.append(
+          dataclasses.replace(
+            points[-1],
+            coder='JPEG without tables',
+            bits=_bits(images, less),
+          )
+        )
+    if kind == 'JPEG':
+      points += bare
   return Rates(
     points=tuple(points),
-    header=header,
+    header=shared,
     images={name: x.shape[:2] for name, x in images.items()},
   )
 
@@ -193,19 +206,9 @@ def _decode(
 
 
 def _sizes(
-  tokenizer: types.Loaded,
-  records: Sequence[tokens.Record],
-  coding: str,
-  length: int,
+  header: tokens.Header, records: Sequence[tokens.Record]
 ) -> tuple[list[int], int]:
   """Bytes of each record, and of what they share, in a file of them all."""
-  header = encoder.header_of(
-    tokenizer,
-    tokens=length,
-    coding=coding,
-    fit='tile',
-    records=len(records),
-  )
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'x.tok'
     tokens.write(path, header, records)
@@ -216,6 +219,15 @@ def _sizes(
     return sizes, path.stat().st_size - sum(sizes)
 
 
+def _bits(images: Mapping[str, np.ndarray], sizes: Sequence[int]) -> float:
+  """Mean bits per pixel of files of so many bytes."""
+  rates = [
+    8 * size / (x.shape[0] * x.shape[1])
+    for x, size in zip(images.values(), sizes, strict=True)
+  ]
+  return float(np.mean(rates))
+
+
 def _mean(
   coder: str,
   setting: int,
@@ -223,17 +235,16 @@ def _mean(
   sizes: Sequence[int],
   decoded: Sequence[np.ndarray],
 ) -> Point:
-  rates, psnr, ssim = [], [], []
-  for x, size, y in zip(images.values(), sizes, decoded, strict=True):
+  psnr, ssim = [], []
+  for x, y in zip(images.values(), decoded, strict=True):
     unit = lambda pixels: jnp.asarray(pixels, jnp.float32)[None] / 255
-    rates.append(8 * size / (x.shape[0] * x.shape[1]))
     psnr.append(float(metrics.psnr(unit(y), unit(x))[0]))
     ssim.append(float(metrics.ssim(unit(y), unit(x))[0]))
   mean = lambda values: float(np.mean(values))
   return Point(
     coder=coder,
     setting=setting,
-    bits=mean(rates),
+    bits=_bits(images, sizes),
     psnr=mean(psnr),
     ssim=mean(ssim),
   )
