@@ -20,6 +20,8 @@ ERROR = ERROR.astype(np.float32)
 class Config:
   boundaries: tuple[int, ...] = BOUNDS
   condition_shape: None = None
+  draws: bool = False
+  nested: bool = True
 
 
 class Tokenizer(nn.Module):

@@ -70,13 +70,16 @@ def measure_quality(
   if not chooses or config.draws:  # Drawing at every length takes too long.
     return ()
 
-  def decode(tokenizer, x, n):
-    length = jnp.broadcast_to(n, x.shape[:1])
-    return tokenizer.decode(tokenizer.encode(x, policy=Prefix(length)))
-
   @jax.jit
   def curve(tokenizer, x):
-    at = lambda n: decibels(decode(tokenizer, x, n), x)
+    whole = tokenizer.encode(x)
+
+    def at(n):
+      row = whole.first(n)  # Encoded once, where that is the same.
+      if not config.nested:
+        row = tokenizer.encode(x, policy=Prefix(row.length))
+      return decibels(tokenizer.decode(row), x)
+
     return jax.lax.map(at, jnp.asarray(bounds, jnp.int32)).T
 
   @jax.jit
