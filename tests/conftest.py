@@ -20,5 +20,19 @@ if 'host_platform_device_count' not in _flags:
   )
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _few_memory_maps():
+  """Drops compiled programs before their memory maps run out.
+
+  Each holds several, of which Linux gives a process 65,530; LLVM crashes at the
+  next.
+  """
+  yield
+  maps = pathlib.Path('/proc/self/maps')
+  if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+    jax.clear_caches()
