@@ -87,8 +87,7 @@ def make(base, name):
     out = [found[k] for k in ('latents', 'halting', 'painted')]
     return np.concatenate([x.ravel() / x.std() for x in out])
 
-  if name == 'quantized':  # The other has the same groups, but the codebook.
-    check_sensitive(weights, run, tolerance=TOLERANCE, change=case.tilted)
+  check_sensitive(weights, run, tolerance=TOLERANCE, change=case.tilted)
   return {f'{name}/{k}': v for k, v in arrays.items()}
 
 
