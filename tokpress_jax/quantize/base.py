@@ -58,6 +58,16 @@ class Quantized:
     return sum(self.losses.values(), jnp.zeros((), jnp.float32))
 
 
+def together(*parts: Quantized) -> Quantized:
+  """The last of several passes, with the losses and statistics of all added."""
+  add = lambda *x: sum(x[1:], x[0])
+  return dataclasses.replace(
+    parts[-1],
+    losses=jax.tree.map(add, *(part.losses for part in parts)),
+    stats=jax.tree.map(add, *(part.stats for part in parts)),
+  )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
   """Base of the quantisers' configs.

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from tokpress_jax import quantize
+from tokpress_jax.quantize import base as quantize_base
 from tokpress_jax.tokenizers import base, maskgit_vqgan, painters, towers
 from tokpress_jax.tokenizers import lengths as lengths_lib
 from tokpress_jax.tokenizers.towers import Parts, TowerConfig, repeat
@@ -125,6 +126,11 @@ class ALITTokenizer(base.Tokenizer):
     tokens = jnp.concatenate([features.astype(patches.dtype), patches], axis=-1)
     return quantize.normalize(tokens), codes
 
+  def base_codes(self, images: Array) -> Array:
+    """The VQGAN's codes of images [B, H, W, .]: int32 [B, h, h]."""
+    grid = self.config.grid
+    return self.tokens_of(images)[1].reshape(-1, grid, grid)
+
   def draws(self, rng: Array | None, batch: int) -> Array:
     """Uniform numbers [B, R, h^2] that decide what is masked."""
     keys = base.keys_for(rng, batch)
@@ -132,17 +138,27 @@ class ALITTokenizer(base.Tokenizer):
     return jax.vmap(lambda key: jax.random.uniform(key, shape))(keys)
 
   def run(
-    self, images: Array, uniform: Array, *, mask: Array | None = None
+    self,
+    images: Array,
+    uniform: Array,
+    *,
+    codes: Array | None = None,
+    mask: Array | None = None,
   ) -> list[Round]:
     """Runs all rounds.
 
     Args:
       images: [B, H, W, .] float32 in [-1, 1].
       uniform: [B, R, h^2], of `draws`.
+      codes: int32 [B, h, h], the true codes where they are known better than
+        this module's `dtype` tells them; those of `tokens_of` if None.
       mask: bool [B], False for images that are padding.
     """
     c = self.config
-    tokens, codes = self.tokens_of(images)
+    tokens, found_codes = self.tokens_of(images)
+    if codes is None:
+      codes = found_codes
+    codes = codes.reshape(found_codes.shape)
     x = self.encoder.start(tokens)
     found = []
     for i in range(c.rounds):
@@ -230,15 +246,14 @@ class ALITTokenizer(base.Tokenizer):
     codes = None
     if not c.continuous:
       codes = pick([r.quantized.codes for r in rounds])
-    add = lambda *x: sum(x[1:], x[0])
-    losses = jax.tree.map(add, *(r.quantized.losses for r in rounds))
+    added = quantize_base.together(*(r.quantized for r in rounds))
     return base.Reconstruction(
       images=self.render_embeddings(vectors, length),
       quantized=quantize.Quantized(
         codes=codes,
         embeddings=vectors,
-        losses=jax.tree.map(lambda x: x / c.rounds, losses),
-        stats=jax.tree.map(add, *(r.quantized.stats for r in rounds)),
+        losses=jax.tree.map(lambda x: x / c.rounds, added.losses),
+        stats=added.stats,
       ),
     )
 

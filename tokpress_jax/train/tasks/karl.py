@@ -19,7 +19,7 @@ bins.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,19 +27,18 @@ import optax
 
 from tokpress_jax import errors, losses, metrics
 from tokpress_jax.io import images as images_lib
-from tokpress_jax.quantize import Quantized
-from tokpress_jax.quantize.base import masked_mean
+from tokpress_jax.quantize.base import masked_mean, together
 from tokpress_jax.tokenizers import Halting, KARLConfig, sample_lengths
 from tokpress_jax.tokenizers.karl import Trial
-from tokpress_jax.train.task import FROZEN, Batch, Metrics, Program, Variables
-from tokpress_jax.train.tasks.from_vqgan import FromVQGAN
+from tokpress_jax.train.task import Batch, Metrics, Program, Variables
+from tokpress_jax.train.tasks.from_vqgan import AroundVQGAN
 
 # The collection that holds the bins' chances.
 _ASKED = 'asked'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class KARLTask(FromVQGAN):
+class KARLTask(AroundVQGAN):
   """Reconstruction in two passes, and the halting of what is surplus.
 
   With `model.vqgan` the reconstruction is that of the VQGAN's codes (cross
@@ -57,11 +56,6 @@ class KARLTask(FromVQGAN):
     decay: of the chance of the bins that a step reaches.
     shown: targets of `Halting` that an evaluation measures.
   """
-
-  groups: ClassVar[tuple[tuple[str, str], ...]] = (
-    (r'^painter/(codebook$|decoder/)|^image_tokens/vqgan/', FROZEN),
-    ('', 'main'),
-  )
 
   model: KARLConfig
   stride: int = 16
@@ -94,14 +88,6 @@ class KARLTask(FromVQGAN):
       )
     return self
 
-  def start(self) -> Any:
-    """The VQGAN's encoder, codes and decoder, if the model has one."""
-    if self.model.vqgan is None:
-      return {}
-    found = super().start()
-    encoder = self.vqgan.variables['params']['encoder']
-    return {'params': found['params'] | {'image_tokens': {'vqgan': encoder}}}
-
   def init(self, rng: jax.Array) -> Variables:
     """Initialises the tokenizer and the chances of the bins."""
     asked = jnp.asarray(self.model.bins) <= self.loosest
@@ -129,7 +115,7 @@ class KARLTask(FromVQGAN):
     chance = variables[_ASKED]['chance']
     asked = jax.random.categorical(draw_bin, jnp.log(chance), shape=(many,))
 
-    target = self._target(variables, images)
+    target = None if c.vqgan is None else self._codes(variables, images)
     first = self._try(variables, images, length, bins=asked, mask=mask)
     eps = jax.lax.stop_gradient(absolute_error(first.images, images))
     whole = jnp.full((many,), c.tokens, jnp.int32)
@@ -155,7 +141,7 @@ class KARLTask(FromVQGAN):
       'second_halt': bce(second.halting, 1, ~used, mask),
     }
     total += self.halting_weight * sum(halting.values())
-    quantized = _sum(first.quantized, second.quantized)
+    quantized = together(first.quantized, second.quantized)
     bottleneck, updates = self._bottleneck(variables, quantized, length)
     kept = jnp.sum(second.kept, axis=1)
     found['kept'] = masked_mean(kept, mask)
@@ -177,16 +163,6 @@ class KARLTask(FromVQGAN):
     )
     return cast(Trial, out)
 
-  def _target(
-    self, variables: Variables, images: jax.Array
-  ) -> jax.Array | None:
-    """The VQGAN's codes [B, h, h], float32 inside whatever `precision`."""
-    if self.model.vqgan is None:
-      return None
-    own = self.own(variables)
-    codes = self.model.build().apply(own, images, method='base_codes')
-    return cast(jax.Array, codes)
-
   def _likeness(
     self,
     variables: Variables,
@@ -199,15 +175,7 @@ class KARLTask(FromVQGAN):
     if codes is None or trial.logits is None:
       error = getattr(losses, self.loss)
       return {self.loss: error(trial.images, images, mask=mask)}
-    counted = None
-    if mask is not None:
-      counted = jnp.broadcast_to(mask[:, None, None], codes.shape)
-    codebook = variables['params']['painter']['codebook']
-    mixed = jnp.einsum('bhwv,vc->bhwc', jax.nn.softmax(trial.logits), codebook)
-    return {
-      'cross_entropy': losses.cross_entropy(trial.logits, codes, mask=counted),
-      'code': losses.l2(mixed, codebook[codes], mask=counted),
-    }
+    return self._code_losses(variables, trial.logits, codes, mask)
 
   def commit(
     self, variables: Variables, updates: Any, rng: jax.Array, step: jax.Array
@@ -259,11 +227,3 @@ def bce(
   each = optax.sigmoid_binary_cross_entropy(logits, jnp.asarray(label, float))
   total = jnp.sum(jnp.where(slots, each, 0.0), axis=1)
   return masked_mean(total / jnp.maximum(jnp.sum(slots, axis=1), 1), mask)
-
-
-def _sum(a: Quantized, b: Quantized) -> Quantized:
-  """The losses and statistics of two passes together."""
-  add = lambda x, y: jax.tree.map(jnp.add, x, y)
-  return dataclasses.replace(
-    b, losses=add(a.losses, b.losses), stats=add(a.stats, b.stats)
-  )
