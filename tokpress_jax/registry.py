@@ -239,6 +239,12 @@ _ENTRIES = {
       paper='FlexTok, arXiv:2502.13967',
     ),
     _row(
+      'alit_task',
+      'task',
+      'train.tasks.alit:ALITTask',
+      paper='ALIT, arXiv:2411.02393',
+    ),
+    _row(
       'karl_task',
       'task',
       'train.tasks.karl:KARLTask',

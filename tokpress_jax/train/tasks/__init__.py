@@ -1,6 +1,7 @@
 """The training jobs: a tokenizer, a generator on its tokens, a classifier."""
 
 from tokpress_jax.train.tasks.adversary import AdversaryConfig
+from tokpress_jax.train.tasks.alit import ALITTask
 from tokpress_jax.train.tasks.classify import ClassifierTask
 from tokpress_jax.train.tasks.flow import FlowTokenizerTask
 from tokpress_jax.train.tasks.generate import GeneratorTask
@@ -9,6 +10,7 @@ from tokpress_jax.train.tasks.proxy import ProxyTask
 from tokpress_jax.train.tasks.reconstruct import TokenizerTask
 
 __all__ = [
+  'ALITTask',
   'AdversaryConfig',
   'ClassifierTask',
   'FlowTokenizerTask',
