@@ -123,3 +123,40 @@ def test_learned_table_is_looked_up():
   np.testing.assert_array_equal(whole, table.astype(jnp.bfloat16))
   for index in (np.array([[3, 0], [1, 1]]), slice(1, 3)):
     np.testing.assert_array_equal(module.apply(variables, index), whole[index])
+
+
+def test_sectioned_axes_share_one_row_of_rates():
+  where = np.array([[2, 3, 5], [0, 7, 1]])
+  code = nn.sectioned_rotation(where, (1, 2, 1), base=100.0)
+  rates = 100.0 ** -(np.arange(4) / 4)
+  for t, (time, row, column) in enumerate(where):
+    angle = np.array([time, row, row, column]) * rates
+    np.testing.assert_allclose(code.cos[t], np.cos(angle), atol=1e-6)
+    np.testing.assert_allclose(code.sin[t], np.sin(angle), atol=1e-6)
+  # One position on all axes is the plain rotary code.
+  same = np.arange(6)[:, None]
+  plain = nn.rotation(same, 8, layout='half')
+  spread = nn.sectioned_rotation(np.repeat(same, 3, 1), (1, 2, 1))
+  np.testing.assert_allclose(plain.cos, spread.cos, atol=1e-6)
+  with pytest.raises(ValueError, match='3 axes need as many sections'):
+    nn.sectioned_rotation(where, (2, 2))
+
+
+def test_sections_are_split_or_refused():
+  want = (2,) * 8 + (3,) * 16
+  assert nn.split_sections((16, 24, 24), 8) == want
+  with pytest.raises(ValueError, match=r'5 positions .*\[16, 24, 24\]'):
+    nn.split_sections((16, 24, 24), 5)
+
+
+@pytest.mark.parametrize('layout', ['interleaved', 'half'])
+def test_keys_are_turned_from_old_positions_to_new(layout):
+  x = jnp.asarray(RNG.normal(size=(1, 2, 3, 8)), jnp.float32)
+  old = nn.rotation(np.array([[2], [9], [40]]), 8, layout=layout)
+  new = nn.rotation(np.array([[0], [1], [2]]), 8, layout=layout)
+  got = nn.rotate(nn.rotate(x, old), nn.turn(old, new))
+  np.testing.assert_allclose(got, nn.rotate(x, new), atol=1e-5)
+  other = nn.rotation(LINE[:3], 8, layout='half')
+  if layout == 'interleaved':
+    with pytest.raises(ValueError, match='layouts differ'):
+      nn.turn(old, other)

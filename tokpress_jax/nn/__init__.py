@@ -39,9 +39,12 @@ from tokpress_jax.nn.positions import (
   grid_positions,
   rotate,
   rotation,
+  sectioned_rotation,
   sincos,
   sincos_rates,
+  split_sections,
   time_codes,
+  turn,
 )
 from tokpress_jax.nn.stack import Stack, StackConfig, over_layers, unstack
 from tokpress_jax.nn.ustack import UStack
@@ -85,9 +88,12 @@ __all__ = [
   'patchify_video',
   'rotate',
   'rotation',
+  'sectioned_rotation',
   'sincos',
   'sincos_rates',
+  'split_sections',
   'time_codes',
+  'turn',
   'unpatchify',
   'unpatchify_video',
   'unstack',

@@ -9,6 +9,7 @@ pruned or permuted row of tokens keeps its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -139,6 +140,91 @@ def rotation(
   angles = _outer(positions, rates)  # [..., T, P, E / 2P]
   angles = angles.reshape(*positions.shape[:-1], head_dim // 2)
   return Rotation(cos=jnp.cos(angles), sin=jnp.sin(angles), layout=layout)
+
+
+def sectioned_rotation(
+  positions: Array | np.ndarray,
+  sections: Sequence[int],
+  *,
+  base: float = 10_000.0,
+  layout: Literal['interleaved', 'half'] = 'half',
+) -> Rotation:
+  """Rotary codes of several axes that share one row of rates (M-RoPE).
+
+  Unlike `rotation`, whose axes have rates of their own from 1 down, the P axes
+  share the E / 2 rates: the first section of them turns by the first axis, the
+  next by the next (Qwen2-VL, arXiv:2409.12191, section 2.1).
+
+  Args:
+    positions: [T, P] or [B, T, P].
+    sections: P numbers of rates that add up to E / 2; Qwen2-VL has (16, 24,
+      24) for (time, row, column).
+    base: of the geometric row of rates.
+    layout: see `rotation`.
+
+  Returns:
+    The Rotation, to be given to `rotate`.
+
+  Raises:
+    ValueError: if there is not one section per axis.
+  """
+  if len(sections) != positions.shape[-1]:
+    raise ValueError(
+      f'{positions.shape[-1]} axes need as many sections, got {sections}'
+    )
+  count = sum(sections)
+  rates = base ** -(np.arange(count, dtype=np.float32) / count)
+  axis = np.repeat(np.arange(len(sections)), sections)
+  chosen = jnp.asarray(positions, jnp.float32)[..., axis]  # [..., T, E / 2]
+  angles = chosen * rates.reshape((1,) * (chosen.ndim - 1) + (count,))
+  return Rotation(cos=jnp.cos(angles), sin=jnp.sin(angles), layout=layout)
+
+
+def split_sections(sections: Sequence[int], count: int) -> tuple[int, ...]:
+  """Sections for tokens with several positions per axis (PPE).
+
+  Args:
+    sections: rates of each axis.
+    count: positions per axis.
+
+  Returns:
+    Each section in `count` equal parts.
+
+  Raises:
+    ValueError: if the count does not divide every section. (The official code
+      then mixes the axes.)
+  """
+  if bad := [n for n in sections if n % count]:
+    raise ValueError(
+      f'{count} positions per axis do not divide the sections {bad} of '
+      f'{tuple(sections)}; take a divisor of all'
+    )
+  return tuple(n // count for n in sections for _ in range(count))
+
+
+def turn(old: Rotation, new: Rotation) -> Rotation:
+  """The rotation that takes keys turned by `old` to those turned by `new`.
+
+  So keys in a cache follow tokens that were renumbered, without the unrotated
+  keys: rotate(rotate(x, old), turn(old, new)) is rotate(x, new).
+
+  Args:
+    old: the code that the keys carry.
+    new: of the same layout and shapes.
+
+  Returns:
+    The code of the difference.
+
+  Raises:
+    ValueError: if the layouts differ.
+  """
+  if old.layout != new.layout:
+    raise ValueError(f'layouts differ: {old.layout} and {new.layout}')
+  return Rotation(
+    cos=new.cos * old.cos + new.sin * old.sin,
+    sin=new.sin * old.cos - new.cos * old.sin,
+    layout=old.layout,
+  )
 
 
 def rotate(x: Array, code: Rotation) -> Array:
