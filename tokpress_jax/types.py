@@ -203,6 +203,8 @@ class Reduction:
       M[K, N] in one of three encodings (pruning has one-hot rows).
     positions: [B, K, P] after the pruner's position policy.
     state: what the pruner carries on, over layers or frames.
+    mass_share: [B, N] float32, the part of each source's mass that its slots
+      take over (DiffRate); None is all of it.
   """
 
   index: Array
@@ -210,6 +212,7 @@ class Reduction:
   assign: OneHot | Sparse | Dense
   positions: Array
   state: Any = None
+  mass_share: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ pruner = score, budget, select or merge, positions. Every primitive is a pure
 function of arrays; a method is a few lines over them.
 """
 
+from tokpress_jax.pruners import allocators, schedules
 from tokpress_jax.pruners.base import Pruner, PrunerProtocol
 from tokpress_jax.pruners.budgets import (
   Budget,
@@ -12,8 +13,24 @@ from tokpress_jax.pruners.budgets import (
   cache_bytes,
   linear_schedule,
 )
+from tokpress_jax.pruners.diffrate import DiffRate, diffrate_plan
 from tokpress_jax.pruners.flops import layer_flops, model_flops
-from tokpress_jax.pruners.mergers import bipartite
+from tokpress_jax.pruners.learned_rates import LearnedRates
+from tokpress_jax.pruners.mergers import (
+  bipartite,
+  dpc_knn,
+  knn_weighted,
+  kth_bipartite,
+  nearest_kept,
+  random_bipartite,
+  residual_token,
+  segments,
+  soft_assign,
+  uniform_targets,
+  windows,
+)
+from tokpress_jax.pruners.pitome import PiToMe, pitome_plan
+from tokpress_jax.pruners.positions import Members
 from tokpress_jax.pruners.reduction import (
   apply,
   compose,
@@ -25,7 +42,8 @@ from tokpress_jax.pruners.reduction import (
   unmerge,
 )
 from tokpress_jax.pruners.selectors import selection, spaced, top
-from tokpress_jax.pruners.tome import ToMe, tome_plan
+from tokpress_jax.pruners.token_transforming import TokenTransforming
+from tokpress_jax.pruners.tome import EveryKth, RandomToMe, ToMe, tome_plan
 from tokpress_jax.pruners.topk import (
   Random,
   Stride,
@@ -37,30 +55,51 @@ from tokpress_jax.pruners.topk import (
 __all__ = [
   'Budget',
   'Bytes',
+  'DiffRate',
+  'EveryKth',
+  'LearnedRates',
+  'Members',
+  'PiToMe',
   'Pruner',
   'PrunerProtocol',
   'Random',
+  'RandomToMe',
   'Remove',
   'Stride',
   'ToMe',
+  'TokenTransforming',
   'TopAttention',
   'TopK',
   'TopNorm',
+  'allocators',
   'apply',
   'bipartite',
   'cache_bytes',
   'compose',
   'dense',
+  'diffrate_plan',
+  'dpc_knn',
   'identity',
+  'knn_weighted',
+  'kth_bipartite',
   'layer_flops',
   'linear_schedule',
   'log_mass_bias',
   'model_flops',
+  'nearest_kept',
+  'pitome_plan',
+  'random_bipartite',
   'reduce_signals',
   'reduce_tokens',
+  'residual_token',
+  'schedules',
+  'segments',
   'selection',
+  'soft_assign',
   'spaced',
   'tome_plan',
   'top',
+  'uniform_targets',
   'unmerge',
+  'windows',
 ]

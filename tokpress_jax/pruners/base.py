@@ -50,7 +50,8 @@ class Pruner:
   Attributes:
     budget: tokens to keep beside the protected ones: an int, `Ratio`, `Bytes`
       or `Remove`.
-    positions: the position policy, 'keep', 'compact' or 'mean'.
+    positions: the position policy: 'keep', 'compact', 'mean', 'first', or
+      `Members`.
   """
 
   budget: budgets.Budget = Ratio(ratio=0.5)

@@ -6,13 +6,17 @@ one token, F trailing features of any shape, flattened.
 A reduction is a matrix M[K, N] per row. Pruning has one-hot rows; merging has
 several sources in a row; soft assignment has weights. Sources that are dropped
 or padded have a zero column. `apply` moves any [B, N, ...] array by M in one of
-four modes:
+five modes:
 
   'representative'  x of each slot's representative source; any dtype.
   'sum'             M x.
   'mean'            M x / M 1.
   'mass'            M (m x) / M m, with m the mass of the sources (ToMe's
                     size-weighted mean).
+  'target_mean'     each slot's representative plus the mean of the others that
+                    went there, not divided again (VisionZip); one-hot only.
+
+A weighted sum that is not divided (PruMerge) is 'sum' with weights in M.
 """
 
 from __future__ import annotations
@@ -34,8 +38,8 @@ from tokpress_jax.types import (
   Tokens,
 )
 
-Mode = Literal['representative', 'sum', 'mean', 'mass']
-MODES = ('representative', 'sum', 'mean', 'mass')
+Mode = Literal['representative', 'sum', 'mean', 'mass', 'target_mean']
+MODES = ('representative', 'sum', 'mean', 'mass', 'target_mean')
 
 
 def apply(
@@ -72,6 +76,10 @@ def apply(
       f"{x.dtype}; labels and masks move by mode='representative'"
     )
   y = x.astype(jnp.float32)
+  if mode == 'target_mean':
+    own = gather(y, reduction.index)
+    others = apply(_without_representatives(reduction), y, mode='mean')
+    return _where_valid(reduction.valid, own + others).astype(x.dtype)
   weight = jnp.ones(x.shape[:2], jnp.float32)
   if mode == 'mass':
     if mass is None:
@@ -128,7 +136,7 @@ def compose(first: Reduction, second: Reduction) -> Reduction:
   """Joins two reductions, N to K to K', into one.
 
   Applying the result equals applying both in modes 'representative', 'sum' and
-  'mass' (a mean of means is not a mean).
+  'mass' (a mean of means is not a mean). Shares of masses multiply.
 
   Args:
     first: from N to K slots.
@@ -136,9 +144,22 @@ def compose(first: Reduction, second: Reduction) -> Reduction:
 
   Returns:
     From N to K' slots, with the second's positions and state.
+
+  Raises:
+    ValueError: if the second takes over shares of masses and the first is not
+      one-hot: a share belongs to one source.
   """
   assign: OneHot | Sparse | Dense
   a, b = first.assign, second.assign
+  share = first.mass_share
+  if second.mass_share is not None:
+    if not isinstance(a, OneHot):
+      raise ValueError(
+        'the second reduction takes over shares of masses (mass_share), which '
+        'joins only with a one-hot first one; apply the two in turn instead'
+      )
+    later = gather(second.mass_share, jnp.maximum(a.target, 0))
+    share = later if share is None else share * later
   if isinstance(a, OneHot) and isinstance(b, OneHot):
     target = gather(b.target, jnp.maximum(a.target, 0))
     target = jnp.where(a.target < 0, -1, target)
@@ -153,7 +174,7 @@ def compose(first: Reduction, second: Reduction) -> Reduction:
       )
     )
   else:
-    a, b = _links(a), _links(b)
+    a, b = links(a), links(b)
     shape = (*a.target.shape[:2], -1)
     source = jnp.maximum(a.target, 0).reshape(a.target.shape[0], -1)
     target = gather(b.target, source).reshape(*a.target.shape, -1)
@@ -168,6 +189,7 @@ def compose(first: Reduction, second: Reduction) -> Reduction:
     index=gather(first.index, second.index),
     valid=second.valid & gather(first.valid, second.index),
     assign=assign,
+    mass_share=share,
   )
 
 
@@ -175,10 +197,10 @@ def dense(reduction: Reduction) -> Array:
   """Writes a reduction's matrix out, float32 [B, K, N]."""
   if isinstance(reduction.assign, Dense):
     return reduction.assign.matrix.astype(jnp.float32)
-  links = _links(reduction.assign)
+  sparse = links(reduction.assign)
   slots = jnp.arange(reduction.index.shape[1])
-  hit = links.target[:, None] == slots[None, :, None, None]  # [B, K, N, J]
-  return jnp.sum(hit * links.weight[:, None].astype(jnp.float32), axis=-1)
+  hit = sparse.target[:, None] == slots[None, :, None, None]  # [B, K, N, J]
+  return jnp.sum(hit * sparse.weight[:, None].astype(jnp.float32), axis=-1)
 
 
 def identity(tokens: Tokens) -> Reduction:
@@ -202,19 +224,22 @@ def reduce_tokens(
   Args:
     tokens: N slots.
     reduction: from N to K slots.
-    mode: how the features move; masses are always summed, kinds, owners and
-      protection follow the representative.
+    mode: how the features move; masses (or their shares that are taken over)
+      are always summed, kinds, owners and protection follow the representative.
 
   Returns:
     Tokens in K slots.
   """
   pick = lambda x: apply(reduction, x)
+  mass = tokens.mass
+  if reduction.mass_share is not None:
+    mass = mass * reduction.mass_share
   return dataclasses.replace(
     tokens,
     features=apply(reduction, tokens.features, mode=mode, mass=tokens.mass),
     positions=reduction.positions,
     valid=reduction.valid,
-    mass=apply(reduction, tokens.mass, mode='sum'),
+    mass=apply(reduction, mass, mode='sum'),
     kind=pick(tokens.kind),
     owner=jnp.where(reduction.valid, pick(tokens.owner), -1),
     protected=pick(tokens.protected),
@@ -305,12 +330,12 @@ def _multiply(reduction: Reduction, x: Array) -> Array:
     return y.reshape(x.shape[0], slots, *x.shape[2:])
   if isinstance(assign, OneHot) and assign.merged is not None:
     return _gather_and_add(reduction, assign, x)
-  links = _links(assign)
-  y = x[:, :, None] * _spread(links.weight, x[:, :, None])  # [B, N, J, ...]
+  sparse = links(assign)
+  y = x[:, :, None] * _spread(sparse.weight, x[:, :, None])  # [B, N, J, ...]
   y = y.reshape(y.shape[0], -1, *x.shape[2:])
   return _add_rows(
     jnp.zeros((x.shape[0], slots, *x.shape[2:]), x.dtype),
-    links.target.reshape(links.target.shape[0], -1),
+    sparse.target.reshape(sparse.target.shape[0], -1),
     y,
   )
 
@@ -331,6 +356,20 @@ def _gather_and_add(reduction: Reduction, assign: OneHot, x: Array) -> Array:
   return _add_rows(base, target, gather(x, first))
 
 
+def _without_representatives(reduction: Reduction) -> Reduction:
+  """The same slots, of all that went there but their representatives."""
+  assign = reduction.assign
+  if not isinstance(assign, OneHot):
+    raise ValueError(
+      "mode 'target_mean' needs a one-hot assignment, got "
+      f'{type(assign).__name__}; use mean or mass'
+    )
+  own = gather(reduction.index, jnp.maximum(assign.target, 0))
+  moved = own != jnp.arange(own.shape[1])[None]
+  target = jnp.where(moved, assign.target, -1)
+  return dataclasses.replace(reduction, assign=OneHot(target))
+
+
 def _add_rows(base: Array, target: Array, rows: Array) -> Array:
   """Adds rows [B, M, ...] to base [B, K, ...] at target [B, M], -1 nowhere."""
   target = jnp.where(target < 0, base.shape[1], target)
@@ -338,7 +377,7 @@ def _add_rows(base: Array, target: Array, rows: Array) -> Array:
   return jax.vmap(add)(base, target, rows)
 
 
-def _links(assign: OneHot | Sparse) -> Sparse:
+def links(assign: OneHot | Sparse) -> Sparse:
   """A one-hot or sparse assignment as links, [B, N, J]."""
   if isinstance(assign, Sparse):
     return assign

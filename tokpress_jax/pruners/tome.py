@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import base, budgets, mergers, reduction
-from tokpress_jax.types import Ratio, Reduction, Signals, Tokens
+from tokpress_jax.types import Array, Ratio, Reduction, Signals, Tokens
+
+Metric = Literal['keys', 'queries', 'features']
+
+
+def needed(metric: Metric) -> frozenset[str]:
+  """Signals that a metric is made of."""
+  return frozenset() if metric == 'features' else frozenset({metric})
+
+
+def compared(metric: Metric, tokens: Tokens, signals: Signals) -> Array:
+  """What tokens are compared by.
+
+  Args:
+    metric: its name.
+    tokens: N slots.
+    signals: with what `needed` says.
+
+  Returns:
+    float32 [B, N, E].
+
+  Raises:
+    ValueError: if the metric is unknown.
+  """
+  if metric == 'features':
+    return tokens.features.astype(jnp.float32)
+  if metric not in ('keys', 'queries'):
+    raise UserError(
+      f"unknown metric {metric!r}; try 'keys', 'queries' or 'features'"
+    )
+  heads = getattr(signals, metric)
+  assert heads is not None  # `plan` checks `needs`.
+  return heads.astype(jnp.float32).mean(axis=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,16 +54,22 @@ class ToMe(base.Pruner):
 
   Attributes:
     order: see `mergers.bipartite`.
+    metric: what is compared: the layer's keys or queries, mean over the heads,
+      or the features themselves (AIM).
   """
 
   order: Literal['position', 'similarity'] = 'position'
+  metric: Metric = 'keys'
 
-  needs: ClassVar[frozenset[str]] = frozenset({'keys'})
   mode: ClassVar[reduction.Mode] = 'mass'
+
+  @property
+  def needs(self) -> frozenset[str]:  # type: ignore[override]
+    """What the metric is made of."""
+    return needed(self.metric)
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Matches the tokens."""
-    assert signals.keys is not None  # `plan` checks `needs`.
     slots = tokens.valid.shape[1]
     half = (slots - tokens.num_protected) // 2
     num_merged = slots - budgets.capacity(self.budget, tokens)
@@ -46,7 +85,7 @@ class ToMe(base.Pruner):
       return reduction.identity(tokens)
     free = jnp.sum(tokens.valid & ~tokens.protected, axis=1)
     return mergers.bipartite(
-      signals.keys.astype(jnp.float32).mean(axis=1),
+      compared(self.metric, tokens, signals),
       tokens,
       count=free - budgets.row_counts(self.budget, tokens),
       num_merged=num_merged,
@@ -69,21 +108,112 @@ class ToMe(base.Pruner):
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomToMe(base.Pruner):
+  """Tokens drawn at random join the most similar others.
+
+  The official `random_bipartite_soft_matching`: ToMe without its choice of the
+  closest pairs, and without the limit of a half.
+
+  Attributes:
+    metric: see `ToMe`.
+  """
+
+  metric: Metric = 'keys'
+
+  mode: ClassVar[reduction.Mode] = 'mass'
+
+  @property
+  def needs(self) -> frozenset[str]:  # type: ignore[override]
+    """What the metric is made of, and a key for each row."""
+    return needed(self.metric) | {'rng'}
+
+  def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
+    """Draws and matches."""
+    assert signals.rng is not None  # `plan` checks `needs`.
+    free = jnp.sum(tokens.valid & ~tokens.protected, axis=1)
+    slots = tokens.valid.shape[1]
+    return mergers.random_bipartite(
+      compared(self.metric, tokens, signals),
+      tokens,
+      rng=signals.rng,
+      count=free - budgets.row_counts(self.budget, tokens),
+      num_merged=slots - budgets.capacity(self.budget, tokens),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EveryKth(base.Pruner):
+  """Every k-th token takes the others in.
+
+  The official `kth_bipartite_soft_matching`; k is the inverse of the ratio,
+  which is how the budget must be given. The tail beyond the last k-th token is
+  dropped.
+
+  Attributes:
+    metric: see `ToMe`.
+  """
+
+  metric: Metric = 'keys'
+
+  mode: ClassVar[reduction.Mode] = 'mass'
+
+  @property
+  def needs(self) -> frozenset[str]:  # type: ignore[override]
+    """What the metric is made of."""
+    return needed(self.metric)
+
+  def __post_init__(self):
+    super().__post_init__()
+    budget = self.budget
+    k = round(1 / budget.ratio) if isinstance(budget, Ratio) else 0
+    if k < 2 or abs(k * budget.ratio - 1) > 1e-6:  # type: ignore[union-attr]
+      raise UserError(
+        f'every k-th token is kept, so the budget is Ratio(ratio=1 / k) with k '
+        f'at least 2; got {budget}'
+      )
+
+  def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
+    """Matches the tokens."""
+    assert isinstance(self.budget, Ratio)
+    return mergers.kth_bipartite(
+      compared(self.metric, tokens, signals),
+      tokens,
+      k=round(1 / self.budget.ratio),
+    )
+
+
 def tome_plan(
-  r: int, *, depth: int, inflect: float = 0.0
+  r: int | Sequence[int],
+  *,
+  depth: int,
+  inflect: float = 0.0,
+  metric: Metric = 'keys',
 ) -> tuple[tuple[str, ToMe], ...]:
   """ToMe in every layer, as a plan for a host.
 
   Args:
-    r: mean number of tokens merged per layer.
+    r: mean number of tokens merged per layer, or the number of each layer (the
+      layers that it does not reach merge nothing).
     depth: layers of the host.
-    inflect: see `budgets.linear_schedule`.
+    inflect: see `budgets.linear_schedule`; of a mean number only.
+    metric: see `ToMe`.
 
   Returns:
     (site, pruner) pairs; layers in which nothing merges are left out.
+
+  Raises:
+    ValueError: if there are more numbers than layers.
   """
+  if isinstance(r, int):
+    counts: Sequence[int] = budgets.linear_schedule(r, depth, inflect=inflect)
+  elif len(counts := tuple(r)) > depth:
+    raise UserError(f'{len(counts)} numbers for {depth} layers; give fewer')
   return tuple(
-    (f'block_{i}.after_attention', ToMe(budget=budgets.Remove(tokens=n)))
-    for i, n in enumerate(budgets.linear_schedule(r, depth, inflect=inflect))
+    (
+      f'block_{i}.after_attention',
+      ToMe(budget=budgets.Remove(tokens=n), metric=metric),
+    )
+    for i, n in enumerate(counts)
     if n > 0
   )

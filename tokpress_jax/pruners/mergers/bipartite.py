@@ -1,4 +1,4 @@
-"""Mergers: which tokens join which, as a reduction.
+"""Bipartite matching: one set of tokens joins its closest of another set.
 
 Dimension letters: B batch, N token slots, K kept slots, E metric features.
 """
@@ -11,9 +11,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from tokpress_jax.errors import UserError
 from tokpress_jax.nn.norms import l2_normalize
 from tokpress_jax.pruners import reduction as reduction_lib
-from tokpress_jax.pruners import selectors
+from tokpress_jax.pruners import scores, selectors
+from tokpress_jax.pruners.mergers.grouped import count_free, grouped, rank_of
+from tokpress_jax.pruners.mergers.nearest import closest
 from tokpress_jax.types import Array, OneHot, Reduction, Tokens
 
 
@@ -101,3 +104,74 @@ def bipartite(
   )
   positions = reduction_lib.apply(result, tokens.positions)
   return dataclasses.replace(result, positions=positions)
+
+
+def kth_bipartite(metric: Array, tokens: Tokens, *, k: int) -> Reduction:
+  """Every k-th token takes the others in (ToMe's `kth_bipartite_...`).
+
+  Unprotected tokens are counted in slot order; the k-th, 2k-th, ... are kept
+  and each other one joins its most similar of them. As in the official code
+  the tail, what is left over after the last k-th token, is dropped; a row with
+  fewer than k tokens keeps its last one (the official code: none).
+
+  Args:
+    metric: [B, N, E].
+    tokens: N slots.
+    k: one of k is kept, at least 2.
+
+  Returns:
+    The reduction, K = num_protected + max((N - num_protected) // k, 1).
+
+  Raises:
+    UserError: if k is below 2.
+  """
+  if k < 2:
+    raise UserError(f'one of k tokens is kept, with k at least 2; got {k}')
+  free, rank, number = count_free(tokens)
+  number = number[:, None]
+  kept = free & (rank % k == k - 1)
+  kept |= free & (number < k) & (rank == number - 1)
+  inside = free & (rank < jnp.where(number < k, number, number // k * k))
+  slots = tokens.valid.shape[1]
+  lead, _ = closest(
+    metric,
+    tokens,
+    kept=kept,
+    sources=inside & ~kept,
+    capacity=max(slots // k, 1),
+  )
+  capacity = tokens.num_protected + max((slots - tokens.num_protected) // k, 1)
+  return grouped(tokens, lead, capacity=capacity)
+
+
+def random_bipartite(
+  metric: Array,
+  tokens: Tokens,
+  *,
+  rng: Array,
+  count: Array,
+  num_merged: int,
+) -> Reduction:
+  """Tokens drawn at random join the others (`random_bipartite_...` of ToMe).
+
+  Args:
+    metric: [B, N, E].
+    tokens: N slots.
+    rng: [B] typed keys.
+    count: int32 [B], tokens to merge in each row, below its unprotected ones.
+    num_merged: static upper bound of `count`, met by a row without padding;
+      K = N - num_merged.
+
+  Returns:
+    The reduction; kept tokens stay in slot order (the official code shuffles
+    them).
+  """
+  free, _, number = count_free(tokens)
+  drawn = rank_of(scores.random(rng, tokens.valid), among=free)
+  count = jnp.clip(count, 0, jnp.minimum(num_merged, number - 1))
+  moved = free & (drawn < count[:, None])
+  capacity = tokens.valid.shape[1] - num_merged
+  lead, _ = closest(
+    metric, tokens, kept=free & ~moved, sources=moved, capacity=capacity
+  )
+  return grouped(tokens, lead, capacity=capacity, num_merged=num_merged)
