@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tokpress_jax import pruners
+from tokpress_jax import models, pruners
 from tokpress_jax.pruners import flops, learned_rates
 from tokpress_jax.types import Ratio, Signals, Tokens
 
@@ -113,3 +113,23 @@ def test_tome_with_a_number_for_each_layer_and_bad_fields():
     tokens = Tokens.create(jnp.ones((1, 9, 2)))
     keys = Signals(keys=jnp.ones((1, 1, 9, 2)))
     pruners.PiToMe(budget=3)(tokens, keys)
+
+
+def test_plans_on_a_vit_s16_leave_the_published_numbers():
+  config = models.PRESETS['vit-s16']
+  # The official numbers for DeiT-S at 2.9 GFLOPs.
+  prune = (197, 196, 190, 168, 150, 139, 129, 117, 99, 78, 58, 3)
+  merge = (197, 194, 176, 156, 141, 133, 121, 107, 88, 64, 56, 3)
+  plan = pruners.diffrate_plan(prune, merge, tokens=197)
+  counts = models.token_counts(config, plan)
+  assert [inside for _, inside in counts] == list(merge)
+  embedding = 197 * 384 * 768 + 384 * 1000  # and the head
+  total = models.model_flops(config, plan) + embedding
+  assert round(total / 1e9, 2) == 2.91
+  # PiToMe keeps T - floor(T - 0.9 T) of T tokens beside the class token.
+  left, want = 196, []
+  for _ in range(12):
+    left -= (left * 10 - left * 9) // 10
+    want.append(left + 1)
+  counts = models.token_counts(config, pruners.pitome_plan(0.9, depth=12))
+  assert [inside for _, inside in counts] == want
