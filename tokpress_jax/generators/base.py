@@ -117,6 +117,10 @@ class GeneratorConfig:
     condition_lib.check_labels(labels, self.num_classes)
     return labels
 
+  def with_null(self, condition: Any) -> Any:
+    """Appends as many unconditional rows, for guidance: 2 B rows."""
+    return condition_lib.with_null(condition, self.num_classes)
+
   def check_sampler(self, sampler: sampling.Sampler) -> None:
     """Raises UserError if codes cannot be drawn so."""
     sampler.check(self.codebook_size)
@@ -176,60 +180,6 @@ class GeneratorConfig:
     raise NotImplementedError
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RowConfig(GeneratorConfig):
-  """Of a generator that predicts a row of codes.
-
-  Attributes:
-    tokens: N, the longest row.
-    prefixes: the lengths that decode, rising up to N; () for every length.
-  """
-
-  tokens: int = 256
-  prefixes: tuple[int, ...] = ()
-
-  def __post_init__(self):
-    if self.tokens < 1:
-      raise errors.UserError(f'tokens must be at least 1, got {self.tokens}')
-    rising = list(self.prefixes) == sorted(set(self.prefixes))
-    if self.prefixes and (not rising or self.prefixes[-1] != self.tokens):
-      raise errors.UserError(
-        f'prefixes must rise up to the {self.tokens} tokens, got '
-        f'{self.prefixes}'
-      )
-
-  @property
-  def boundaries(self) -> tuple[int, ...]:
-    """The prefixes."""
-    return self.prefixes or tuple(range(1, self.tokens + 1))
-
-  def fit_to(self, tokenizer: Any) -> RowConfig:
-    """See `GeneratorConfig`."""
-    if tokenizer.quantizer.num_codes != 1:
-      raise errors.UserError(
-        'this generator predicts one code per token, its tokenizer has '
-        f'{tokenizer.quantizer.num_codes}'
-      )
-    tokens, bounds = tokenizer.num_tokens, tuple(tokenizer.boundaries)
-    return dataclasses.replace(
-      self,
-      codebook_size=tokenizer.codebook_size,
-      tokens=tokens,
-      prefixes=() if bounds == tuple(range(1, tokens + 1)) else bounds,
-    )
-
-  def check_length(self, length: int) -> None:
-    """Raises ValueError for more codes than there are tokens."""
-    if length > self.tokens:
-      raise ValueError(
-        f'{length} codes do not fit a generator of {self.tokens} tokens'
-      )
-
-  def example_inputs(self) -> tuple[Any, Any]:
-    """See `GeneratorConfig`."""
-    return jnp.zeros((1, self.tokens), jnp.int32), jnp.zeros((1,), jnp.int32)
-
-
 @struct.dataclass
 class Drawn:
   """What a generator's `sample_codes` gives.
@@ -272,33 +222,3 @@ def forced_codes(
     return drawn
   part = jax.lax.dynamic_slice_in_dim(forced, start, drawn.shape[1], axis=1)
   return jnp.where(part >= 0, part, drawn)
-
-
-def draw_slot(
-  logits: Array,
-  slot: Array,
-  *,
-  rng: Array,
-  sampler: sampling.Sampler,
-  guidance: Array | None,
-  forced: Array | None,
-) -> Array:
-  """Draws the codes of one slot, of a generator that goes slot by slot.
-
-  Args:
-    logits: [B, 1, V]; with guidance [2 B, 1, V], the second half of which is
-      unconditional.
-    slot: int [].
-    rng: a typed key.
-    sampler: how codes are drawn.
-    guidance: of each slot, float32 [N], or None.
-    forced: int32 [B, L], -1 where a code is free; or None.
-
-  Returns:
-    int32 [B, 1].
-  """
-  if guidance is not None:
-    logits = sampling.guide_halves(logits, guidance[slot])
-  rows, _, size = logits.shape
-  noise = sampling.token_gumbel(rng, rows, slot[None], size)
-  return forced_codes(forced, sampler.draw(logits, noise), slot)

@@ -29,7 +29,7 @@ model features, V codes.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import flax.linen as linen
 import jax
@@ -40,8 +40,8 @@ from tokpress_jax.generators import (
   base,
   heads,
   inputs,
-  loops,
-  sampling,
+  rows,
+  slots,
   visibility,
 )
 from tokpress_jax.generators import order as orders
@@ -51,26 +51,10 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FlexARConfig(base.RowConfig):
-  """A causal generator of ordered tokens under a text.
-
-  `class_dropout` is the share of texts dropped in training, and `num_classes`
-  must be 0.
-
-  Attributes:
-    text_features: F.
-    activation: of the MLP, see `nn.BlockConfig`.
-    norm: 'rms' or 'layer'.
-    norm_eps: of the norms.
-    norm_affine: whether norms have parameters.
-    bias: of the projections and the MLP, see `nn.BlockConfig`.
-    qk_norm: of queries and keys, or None.
-  """
-
-  reads_text: ClassVar[bool] = True
+class FlexARConfig(rows.TextRowConfig, slots.CausalConfig):
+  """A causal generator of ordered tokens under a text."""
 
   codebook_size: int = 64_000
-  num_classes: int = 0
   text_features: int = 2048
   width: int = 768
   depth: int = 12
@@ -78,86 +62,26 @@ class FlexARConfig(base.RowConfig):
   activation: nn.Activation = 'swiglu'
   mlp_ratio: float = 8 / 3
   norm: Literal['layer', 'rms'] = 'layer'
-  norm_eps: float = 1e-6
-  norm_affine: bool = True
   bias: Literal['all', 'none', 'nowhere'] = 'nowhere'
   qk_norm: Literal['layer', 'rms', 'standard'] | None = None
 
   def __post_init__(self):
     super().__post_init__()
-    if self.num_classes:
-      raise errors.UserError(
-        'this generator draws texts, not classes: num_classes is 0, got '
-        f'{self.num_classes}; for classes take NextTokenConfig'
-      )
     if self.dropout or self.drop_path:
       raise errors.UserError(
         'this generator drops texts alone: dropout and drop_path are 0, got '
         f'{self.dropout} and {self.drop_path}'
       )
 
-  @property
-  def block(self) -> nn.BlockConfig:
-    """The transformer block, around its cross-attention."""
-    return nn.BlockConfig(
-      width=self.width,
-      heads=self.heads,
-      mlp_ratio=self.mlp_ratio,
-      activation=self.activation,
-      norm=self.norm,
-      norm_eps=self.norm_eps,
-      norm_affine=self.norm_affine,
-      bias=self.bias,
-      qk_norm=self.qk_norm,
-    )
-
-  def check_condition(self, condition: Any) -> Text:
-    """See `GeneratorConfig`; a `Text`."""
-    if not isinstance(condition, Text):
-      raise errors.UserError(
-        'this generator draws texts: give the features of a text encoder as '
-        f'generators.text(...) in place of labels, got '
-        f'{type(condition).__name__}'
-      )
-    condition.check(self.text_features)
-    return condition
-
-  def train_inputs(
-    self,
-    codes: Array,
-    tokenizer: base.Tokenizing,
-    rng: Array,
-    *,
-    step: Array | None = None,
-  ) -> Array:
-    """The codes themselves."""
-    del tokenizer, rng, step
-    return codes[..., 0]
-
-  def example_inputs(self) -> tuple[Any, Any]:
-    """See `GeneratorConfig`."""
-    codes, _ = super().example_inputs()
-    tokens = jnp.zeros((1, 1, self.text_features))
-    whole = tokens[:, 0]
-    text = Text(
-      features=tokens,
-      pooled=whole,
-      null_features=tokens,
-      null_pooled=whole,
-      score=jnp.zeros((1,)),
-    )
-    return codes, text
-
   def build(self, *, dtype: Any = jnp.float32) -> FlexAR:
     """Makes the module."""
     return FlexAR(self, dtype=dtype)
 
 
-class FlexAR(linen.Module):
+class FlexAR(rows.RowGenerator):
   """Predicts a row of codes from left to right, and from a text."""
 
   config: FlexARConfig
-  dtype: Any = jnp.float32
 
   def setup(self):
     """Makes the parts."""
@@ -212,56 +136,28 @@ class FlexAR(linen.Module):
     x = self.text_hidden(text.features.astype(self.dtype))
     return self.stack.memory(self.text_out(linen.gelu(x, approximate=True)))
 
-  def sample_codes(
-    self,
-    condition: Text,
-    *,
-    rng: Array,
-    sampler: sampling.Sampler,
-    tokenizer: Any = None,
-    num_tokens: int | None = None,
-    forced: Array | None = None,
-  ) -> base.Drawn:
-    """Draws codes; see `drawing.sample`.
+  def draw_row(self, condition: Text, row: rows.Row) -> base.Drawn:
+    """See `RowGenerator`."""
+    read = self.read(condition)
 
-    Args:
-      condition: texts, of B rows.
-      rng: a typed key.
-      sampler: how codes are drawn.
-      tokenizer: not read.
-      num_tokens: how many; N if None.
-      forced: int32 [B, N] codes to keep, -1 where one is to be drawn.
-
-    Returns:
-      Codes [B, num_tokens].
-    """
-    del tokenizer
-    steps = num_tokens or self.config.tokens
-    guidance = sampler.weights(steps)
-    text = condition if guidance is None else condition.with_null()
-    options: dict[str, Any] = {'rng': rng, 'sampler': sampler}
-    options |= {'guidance': guidance, 'forced': forced}
-    read = self.read(text)
-    cache = self.stack.empty_cache(text.batch, steps)
-
-    def step(x, cache, block):
-      i = block.index
+    def predict(x, cache, i):
       x, cache = self.stack(
         x + self.place(i[None])[None],
         read,
-        memory_mask=text.valid,
-        mask=(jnp.arange(steps) <= i)[None, None, None],
+        memory_mask=condition.valid,
+        mask=slots.seen(row.length, i),
         cache=cache,
         start=i,
       )
-      codes = base.draw_slot(self.head(x), i, **options)
-      x = self.token_embed(codes)
-      x = x if guidance is None else jnp.concatenate([x, x])
-      return x, cache, codes
+      return self.head(x), cache
 
-    loop = loops.BlockLoop(sizes=(1,) * steps, unroll=False)
-    _, _, codes = loop(step, self._starts(text.batch), cache)  # [steps, B, 1]
-    return base.Drawn(codes=codes[..., 0].T)
+    return slots.draw_slots(
+      row,
+      predict,
+      lambda codes, _: self.token_embed(codes),
+      start=self._starts(condition.batch),
+      cache=self.stack.empty_cache(condition.batch, row.length),
+    )
 
   def _starts(self, batch: int) -> Array:
     """The learned start for each row, [B, 1, D]."""

@@ -31,7 +31,7 @@ vector in training, S steps, T steps of the diffusion.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import flax.linen as linen
 import jax
@@ -45,6 +45,7 @@ from tokpress_jax.generators import (
   diffusion,
   heads,
   refine,
+  rows,
   sampling,
 )
 from tokpress_jax.generators import inputs as inputs_lib
@@ -73,19 +74,15 @@ class Noised:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskGenConfig(base.RowConfig):
+class MaskGenConfig(rows.TextRowConfig, refine.MaskedConfig):
   """A generator that refines a masked row under a text.
 
-  `class_dropout` is the share of texts dropped in training, and `num_classes`
-  is 0. The defaults are MaskGen-VQ-L's.
+  The defaults are MaskGen-VQ-L's. `schedule` is that of training, and of the
+  steps of codes; over those of vectors it is the cosine.
 
   Attributes:
     head: 'categorical' for codes, 'diffusion' for the vectors of a continuous
       tokenizer; `codebook_size` is then not read.
-    schedule: the share of tokens that stays masked, in training; and over the
-      steps of codes. Over those of vectors it is the cosine.
-    steps: S, unless the sampler says it.
-    text_features: F.
     score_features: of the embedded score; 0 reads none.
     channels: C.
     scale: of vectors: what the trunk and the head see is the tokenizer's times
@@ -96,15 +93,10 @@ class MaskGenConfig(base.RowConfig):
     draws: K.
   """
 
-  reads_text: ClassVar[bool] = True
-
   codebook_size: int = 8192
-  num_classes: int = 0
   tokens: int = 128
   head: Literal['categorical', 'diffusion'] = 'categorical'
-  schedule: orders.MaskSchedule = 'arccos'
   steps: int = 16
-  text_features: int = 768
   score_features: int = 256
   channels: int = 16
   scale: float = 0.7525
@@ -119,22 +111,10 @@ class MaskGenConfig(base.RowConfig):
       raise errors.UserError(
         f"head={self.head!r} is not one of 'categorical' and 'diffusion'"
       )
-    if self.steps < 1:
-      raise errors.UserError(f'steps must be at least 1, got {self.steps}')
-    if self.num_classes:
-      raise errors.UserError(
-        'this generator draws texts, not classes: num_classes is 0, got '
-        f'{self.num_classes}'
-      )
     if self.score_features % 2:
       raise errors.UserError(
         f'score_features must be even, got {self.score_features}'
       )
-
-  @property
-  def mask_code(self) -> int:
-    """V, what stands for a masked code."""
-    return self.codebook_size
 
   @property
   def stack(self) -> nn.StackConfig:
@@ -150,17 +130,6 @@ class MaskGenConfig(base.RowConfig):
       drop_path=self.drop_path,
     )
     return nn.StackConfig(depth=self.depth, block=block, remat=self.remat)
-
-  def check_condition(self, condition: Any) -> Text:
-    """See `GeneratorConfig`; a `Text`."""
-    if not isinstance(condition, Text):
-      raise errors.UserError(
-        'this generator draws texts: give the features of a text encoder as '
-        f'generators.text(...) in place of labels, got '
-        f'{type(condition).__name__}'
-      )
-    condition.check(self.text_features)
-    return condition
 
   def check_sampler(self, sampler: sampling.Sampler) -> None:
     """See `GeneratorConfig`."""
@@ -297,18 +266,10 @@ class MaskGenConfig(base.RowConfig):
 
   def example_inputs(self) -> tuple[Any, Any]:
     """See `GeneratorConfig`."""
-    shape = (1, self.tokens)
-    whole = jnp.zeros((1, self.text_features))
-    text = Text(
-      features=whole[:, None],
-      pooled=whole,
-      null_features=whole[:, None],
-      null_pooled=whole,
-      score=jnp.zeros((1,)),
-    )
+    codes, text = super().example_inputs()
     if self.head == 'categorical':
-      return jnp.zeros(shape, jnp.int32), text
-    draws = (*shape, self.draws)
+      return codes, text
+    shape, draws = codes.shape, (*codes.shape, self.draws)
     noised = Noised(
       values=jnp.zeros((*shape, self.channels)),
       masked=jnp.zeros(shape, bool),
@@ -322,11 +283,10 @@ class MaskGenConfig(base.RowConfig):
     return MaskGen(self, dtype=dtype)
 
 
-class MaskGen(linen.Module):
+class MaskGen(rows.RowGenerator):
   """Predicts all tokens of a row from those that are known and a text."""
 
   config: MaskGenConfig
-  dtype: Any = jnp.float32
 
   def setup(self):
     """Makes the parts."""
@@ -446,54 +406,20 @@ class MaskGen(linen.Module):
     codes = self.token_embed.embedding[: self.config.codebook_size]
     return jnp.matmul(x.astype(jnp.float32), codes.T.astype(jnp.float32))
 
-  def sample_codes(
-    self,
-    condition: Text,
-    *,
-    rng: Array,
-    sampler: sampling.Sampler,
-    tokenizer: Any = None,
-    num_tokens: int | None = None,
-    forced: Array | None = None,
-  ) -> base.Drawn:
-    """Draws tokens; see `drawing.sample`.
-
-    Args:
-      condition: of B rows.
-      rng: a typed key.
-      sampler: how they are drawn, in how many steps.
-      tokenizer: not read.
-      num_tokens: how many; N if None.
-      forced: int32 [B, N] codes to keep, -1 where one is to be drawn.
-
-    Returns:
-      Codes [B, num_tokens], or embeddings [B, num_tokens, C].
-
-    Raises:
-      UserError: for forced codes where there are none.
-    """
-    del tokenizer
+  def draw_row(self, condition: Text, row: rows.Row) -> base.Drawn:
+    """See `RowGenerator`."""
     c = self.config
-    length = num_tokens or c.tokens
-    steps = min(sampler.steps or c.steps, length)
-    batch = condition.batch
-    if sampler.guidance is not None:
-      condition = condition.with_null()
     read = self.read(condition)
     cond = read[1]
     mod = self.stack.modulation(cond), self.norm.modulation(cond[:, None])
     if c.head == 'categorical':
-      codes = refine.refine_codes(
+      return refine.refine_codes(
+        row,
         lambda seen: self.logits(self.trunk(seen, read, mod=mod)),
-        rng=rng,
-        sampler=sampler,
         codebook_size=c.codebook_size,
-        counts=orders.reveal_counts(length, steps, c.schedule),
-        batch=batch,
-        forced=forced,
+        counts=c.counts(row, c.schedule),
       )
-      return base.Drawn(codes=codes)
-    if forced is not None:
+    if row.forced is not None:
       raise errors.UserError(
         'forced codes: this generator draws vectors, there are no codes to '
         'keep; leave out forced'
@@ -501,10 +427,10 @@ class MaskGen(linen.Module):
     vectors = refine.refine_vectors(
       lambda seen, known: self.trunk(seen, read, known, mod=mod),
       self.head,
-      rng=rng,
-      sampler=sampler,
-      counts=orders.reveal_counts(length, steps, 'cosine'),
-      batch=batch,
+      rng=row.rng,
+      sampler=row.sampler,
+      counts=c.counts(row, 'cosine'),
+      batch=row.batch,
       diffusion_steps=c.diffusion_steps,
     )
     return base.Drawn(codes=None, embeddings=vectors / c.scale)

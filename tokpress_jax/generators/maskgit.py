@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import errors, nn
-from tokpress_jax.generators import base, condition, refine, sampling
+from tokpress_jax.generators import base, condition, refine, rows
 from tokpress_jax.generators import order as orders
 from tokpress_jax.nn import products
 
@@ -37,39 +37,27 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskGITConfig(base.RowConfig):
+class MaskGITConfig(refine.MaskedConfig):
   """A generator that refines a masked row of codes.
 
   Attributes:
     network: 'bert' or 'uvit'.
-    schedule: the share of tokens that stays masked, in training and over the
-      steps; see `order.reveal_counts`.
-    steps: S, unless the sampler says it.
     confidence: what says how sure a drawn code is: its 'logit' (TiTok) or its
       'log_probability' (MaskGIT).
     norm_eps: of the norms; 1e-12 in TiTok's BERT, 1e-5 in its U-ViT.
   """
 
   network: Literal['bert', 'uvit'] = 'bert'
-  schedule: orders.MaskSchedule = 'arccos'
-  steps: int = 8
   confidence: refine.Confidence = 'logit'
   norm_eps: float = 1e-12
 
   def __post_init__(self):
     super().__post_init__()
-    if self.steps < 1:
-      raise errors.UserError(f'steps must be at least 1, got {self.steps}')
     if self.network == 'uvit' and self.depth % 2 == 0:
       raise errors.UserError(
         'a U-ViT has a middle layer and as many before as after it: give an '
         f'odd depth, got {self.depth}'
       )
-
-  @property
-  def mask_code(self) -> int:
-    """V, what stands for a masked token."""
-    return self.codebook_size
 
   @property
   def block(self) -> nn.BlockConfig:
@@ -121,11 +109,10 @@ class MaskGITConfig(base.RowConfig):
     return MaskGIT(self, dtype=dtype)
 
 
-class MaskGIT(linen.Module):
+class MaskGIT(rows.RowGenerator):
   """Predicts all codes of a row from those that are not masked."""
 
   config: MaskGITConfig
-  dtype: Any = jnp.float32
 
   def setup(self):
     """Makes the parts."""
@@ -179,43 +166,13 @@ class MaskGIT(linen.Module):
       x = self.norm(x)
     return self.logits(x[:, 1:].astype(jnp.float32))
 
-  def sample_codes(
-    self,
-    labels: Array,
-    *,
-    rng: Array,
-    sampler: sampling.Sampler,
-    tokenizer: Any = None,
-    num_tokens: int | None = None,
-    forced: Array | None = None,
-  ) -> base.Drawn:
-    """Draws codes; see `drawing.sample`.
-
-    Args:
-      labels: int [B].
-      rng: a typed key.
-      sampler: how codes are drawn, in how many steps.
-      tokenizer: not read.
-      num_tokens: how many; N if None.
-      forced: int32 [B, N] codes to keep, -1 where one is to be drawn.
-
-    Returns:
-      Codes [B, num_tokens].
-    """
-    del tokenizer
+  def draw_row(self, condition: Array, row: rows.Row) -> base.Drawn:
+    """See `RowGenerator`."""
     c = self.config
-    length = num_tokens or c.tokens
-    steps = min(sampler.steps or c.steps, length)
-    guided = sampler.guidance is not None
-    both = condition.with_null(labels, c.num_classes) if guided else labels
-    codes = refine.refine_codes(
-      lambda seen: self(seen, both),
-      rng=rng,
-      sampler=sampler,
+    return refine.refine_codes(
+      row,
+      lambda seen: self(seen, condition),
       codebook_size=c.codebook_size,
-      counts=orders.reveal_counts(length, steps, c.schedule),
-      batch=labels.shape[0],
+      counts=c.counts(row, c.schedule),
       confidence=c.confidence,
-      forced=forced,
     )
-    return base.Drawn(codes=codes)

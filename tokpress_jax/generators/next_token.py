@@ -28,8 +28,8 @@ from tokpress_jax.generators import (
   condition,
   heads,
   inputs,
-  loops,
-  sampling,
+  rows,
+  slots,
   visibility,
 )
 from tokpress_jax.generators import order as orders
@@ -38,66 +38,24 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NextTokenConfig(base.RowConfig):
+class NextTokenConfig(slots.CausalConfig):
   """A causal generator, one token a step.
 
   Attributes:
     positions: 'learned' table, or 'rotary'.
-    activation: of the MLP, see `nn.BlockConfig`.
-    norm: 'rms' or 'layer'.
-    norm_eps: of the norms.
-    norm_affine: whether the blocks' norms have parameters.
-    bias: of the attention's projections, see `nn.BlockConfig`.
-    qk_norm: of queries and keys, or None.
   """
 
   positions: Literal['learned', 'rotary'] = 'rotary'
-  activation: nn.Activation = 'gelu'
-  norm: Literal['layer', 'rms'] = 'rms'
-  norm_eps: float = 1e-6
-  norm_affine: bool = True
-  bias: Literal['all', 'qv', 'none', 'nowhere'] = 'none'
-  qk_norm: Literal['l2', 'layer', 'rms', 'standard'] | None = None
-
-  @property
-  def block(self) -> nn.BlockConfig:
-    """The transformer block."""
-    return nn.BlockConfig(
-      width=self.width,
-      heads=self.heads,
-      mlp_ratio=self.mlp_ratio,
-      activation=self.activation,
-      norm=self.norm,
-      norm_eps=self.norm_eps,
-      norm_affine=self.norm_affine,
-      bias=self.bias,
-      qk_norm=self.qk_norm,
-      dropout=self.dropout,
-      drop_path=self.drop_path,
-    )
-
-  def train_inputs(
-    self,
-    codes: Array,
-    tokenizer: base.Tokenizing,
-    rng: Array,
-    *,
-    step: Array | None = None,
-  ) -> Array:
-    """The codes themselves."""
-    del tokenizer, rng, step
-    return codes[..., 0]
 
   def build(self, *, dtype: Any = jnp.float32) -> NextTokenGenerator:
     """Makes the module."""
     return NextTokenGenerator(self, dtype=dtype)
 
 
-class NextTokenGenerator(linen.Module):
+class NextTokenGenerator(rows.RowGenerator):
   """Predicts a row of codes from left to right."""
 
   config: NextTokenConfig
-  dtype: Any = jnp.float32
 
   def setup(self):
     """Makes the parts."""
@@ -152,52 +110,21 @@ class NextTokenGenerator(linen.Module):
     )
     return self.head(x)
 
-  def sample_codes(
-    self,
-    labels: Array,
-    *,
-    rng: Array,
-    sampler: sampling.Sampler,
-    tokenizer: Any = None,
-    num_tokens: int | None = None,
-    forced: Array | None = None,
-  ) -> base.Drawn:
-    """Draws codes; see `drawing.sample`.
+  def draw_row(self, condition: Array, row: rows.Row) -> base.Drawn:
+    """See `RowGenerator`."""
 
-    Args:
-      labels: int [B].
-      rng: a typed key.
-      sampler: how codes are drawn.
-      tokenizer: not read.
-      num_tokens: how many; N if None.
-      forced: int32 [B, N] codes to keep, -1 where one is to be drawn.
+    def predict(x, cache, i):
+      mask = slots.seen(row.length, i)
+      x, cache = self._run(x, i[None], mask=mask, cache=cache, start=i)
+      return self.head(x), cache
 
-    Returns:
-      Codes [B, num_tokens].
-    """
-    del tokenizer
-    c = self.config
-    steps = num_tokens or c.tokens
-    guidance = sampler.weights(steps)
-    if guidance is not None:
-      labels = condition.with_null(labels, c.num_classes)
-    options: dict[str, Any] = {'rng': rng, 'sampler': sampler}
-    options |= {'guidance': guidance, 'forced': forced}
-    cache = self.stack.empty_cache(labels.shape[0], steps)
-    start = self.class_embed(labels)[:, None]
-
-    def step(x, cache, block):
-      i = block.index
-      seen = (jnp.arange(steps) <= i)[None, None, None]
-      x, cache = self._run(x, i[None], mask=seen, cache=cache, start=i)
-      codes = base.draw_slot(self.head(x), i, **options)
-      x = self.token_embed(codes)
-      x = x if guidance is None else jnp.concatenate([x, x])
-      return x, cache, codes
-
-    loop = loops.BlockLoop(sizes=(1,) * steps, unroll=False)
-    _, _, codes = loop(step, start, cache)  # [steps, B, 1]
-    return base.Drawn(codes=codes[..., 0].T)
+    return slots.draw_slots(
+      row,
+      predict,
+      lambda codes, _: self.token_embed(codes),
+      start=self.class_embed(condition)[:, None],
+      cache=self.stack.empty_cache(condition.shape[0], row.length),
+    )
 
   def _run(self, x: Array, index: Array, **kwargs: Any) -> tuple[Array, Any]:
     """Adds the positions `index` [T] to x [B, T, D] and runs the stack."""

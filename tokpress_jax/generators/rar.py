@@ -35,8 +35,8 @@ from tokpress_jax.generators import (
   condition,
   heads,
   inputs,
-  loops,
-  sampling,
+  rows,
+  slots,
   visibility,
 )
 from tokpress_jax.generators import order as orders
@@ -61,7 +61,7 @@ class Ranked:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RARConfig(base.RowConfig):
+class RARConfig(rows.RowConfig):
   """A causal generator that has learned many orders.
 
   Attributes:
@@ -141,11 +141,10 @@ class RARConfig(base.RowConfig):
     return RAR(self, dtype=dtype)
 
 
-class RAR(linen.Module):
+class RAR(rows.RowGenerator):
   """Predicts a row of codes in any order, one after another."""
 
   config: RARConfig
-  dtype: Any = jnp.float32
 
   def setup(self):
     """Makes the parts."""
@@ -209,65 +208,36 @@ class RAR(linen.Module):
     x, _ = self.stack(x, cond=cond, mask=mask, deterministic=deterministic)
     return order.to_positions(self.head(x[:, 1:], cond[:, 1:]))
 
-  def sample_codes(
-    self,
-    labels: Array,
-    *,
-    rng: Array,
-    sampler: sampling.Sampler,
-    tokenizer: Any = None,
-    num_tokens: int | None = None,
-    forced: Array | None = None,
-  ) -> base.Drawn:
-    """Draws codes in raster order; see `drawing.sample`.
-
-    Args:
-      labels: int [B].
-      rng: a typed key.
-      sampler: how codes are drawn.
-      tokenizer: not read.
-      num_tokens: how many; N if None.
-      forced: int32 [B, N] codes to keep, -1 where one is to be drawn.
-
-    Returns:
-      Codes [B, num_tokens].
-    """
-    del tokenizer
-    c = self.config
-    steps = num_tokens or c.tokens
-    guidance = sampler.weights(steps)
-    if guidance is not None:
-      labels = condition.with_null(labels, c.num_classes)
-    options: dict[str, Any] = {'rng': rng, 'sampler': sampler}
-    options |= {'guidance': guidance, 'forced': forced}
-    label = self.class_embed(labels)[:, None]
-    cache = self.stack.empty_cache(labels.shape[0], 1 + steps)
+  def draw_row(self, condition: Array, row: rows.Row) -> base.Drawn:
+    """See `RowGenerator`; in raster order."""
+    label = self.class_embed(condition)[:, None]
+    capacity = 1 + row.length
     _, cache = self.stack(
       self._start_token(label),
       cond=label + self.times(slice(1))[None],
-      cache=cache,
+      cache=self.stack.empty_cache(condition.shape[0], capacity),
       visible=1,
     )
 
-    def step(x, cache, block):
-      i = block.index
+    def predict(x, cache, i):
       slot = i + 1  # after the start
       cond = label + self.times(slot[None])[None]
       x, cache = self.stack(
         x + self.targets(i[None])[None],
         cond=cond,
-        mask=(jnp.arange(1 + steps) <= slot)[None, None, None],
+        mask=slots.seen(capacity, slot),
         cache=cache,
         start=slot,
       )
-      codes = base.draw_slot(self.head(x, cond), i, **options)
-      x = self._tokens(codes, i[None, None])
-      x = x if guidance is None else jnp.concatenate([x, x])
-      return x, cache, codes
+      return self.head(x, cond), cache
 
-    loop = loops.BlockLoop(sizes=(1,) * steps, unroll=False)
-    _, _, codes = loop(step, self._class_token(label), cache)  # [steps, B, 1]
-    return base.Drawn(codes=codes[..., 0].T)
+    return slots.draw_slots(
+      row,
+      predict,
+      lambda codes, i: self._tokens(codes, i[None, None]),
+      start=self._class_token(label),
+      cache=cache,
+    )
 
   def _start_token(self, label: Array) -> Array:
     """The first input, [B, 1, D], the same for all labels [B, 1, D]."""

@@ -1,8 +1,8 @@
 """Drawing a masked row in a few steps: codes, or vectors.
 
-Dimension letters: B batch, N tokens, n of them that are drawn, V codes, C
-channels of a vector, D features that a head reads, W features inside it, T
-steps of the diffusion.
+Dimension letters: B batch, N tokens, n of them that are drawn, V codes, S
+steps, C channels of a vector, D features that a head reads, W features inside
+it, T steps of the diffusion.
 """
 
 from __future__ import annotations
@@ -15,42 +15,75 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokpress_jax import flow
-from tokpress_jax.generators import diffusion, heads, loops, sampling
+from tokpress_jax import errors, flow
+from tokpress_jax.generators import (
+  base,
+  diffusion,
+  heads,
+  loops,
+  rows,
+  sampling,
+)
 from tokpress_jax.generators import order as orders
 
 Array = jax.Array
 Confidence = Literal['logit', 'log_probability']
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedConfig(rows.RowConfig):
+  """Of a generator that refines a masked row.
+
+  Attributes:
+    schedule: the share of tokens that stays masked, in training and over the
+      steps; see `order.reveal_counts`.
+    steps: S, unless the sampler says it.
+  """
+
+  schedule: orders.MaskSchedule = 'arccos'
+  steps: int = 8
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.steps < 1:
+      raise errors.UserError(f'steps must be at least 1, got {self.steps}')
+
+  @property
+  def mask_code(self) -> int:
+    """V, what stands for a masked code."""
+    return self.codebook_size
+
+  def counts(
+    self, row: rows.Row, schedule: orders.MaskSchedule
+  ) -> tuple[int, ...]:
+    """How many tokens of a row each step reveals."""
+    steps = min(row.sampler.steps or self.steps, row.length)
+    return orders.reveal_counts(row.length, steps, schedule)
+
+
 def refine_codes(
+  row: rows.Row,
   predict: Callable[[Array], Array],
   *,
-  rng: Array,
-  sampler: sampling.Sampler,
   codebook_size: int,
   counts: tuple[int, ...],
-  batch: int,
   confidence: Confidence = 'logit',
-  forced: Array | None = None,
-) -> Array:
+) -> base.Drawn:
   """Draws a masked row of codes, the surest first.
 
   Args:
+    row: what is to be drawn.
     predict: codes [B, n], V where masked, to logits [B, n, V]; under guidance
       they are twice as many rows, the second half of which is unconditional.
-    rng: a typed key.
-    sampler: how codes are drawn.
     codebook_size: V.
-    counts: codes revealed at each step; see `order.reveal_counts`.
-    batch: B.
+    counts: codes revealed at each step; see `MaskedConfig.counts`.
     confidence: see `MaskGITConfig`.
-    forced: int32 [B, N] codes to keep, -1 where one is to be drawn.
 
   Returns:
-    int32 [B, n].
+    Codes [B, n].
   """
-  length, guidance = sum(counts), sampler.weights(len(counts))
+  batch, length, forced = row.batch, row.length, row.forced
+  sampler, guidance = row.sampler, row.sampler.weights(len(counts))
   known = jnp.zeros((batch, length), bool)
   codes = jnp.full((batch, length), codebook_size, jnp.int32)
   if forced is not None:
@@ -66,7 +99,7 @@ def refine_codes(
       both = predict(jnp.concatenate([seen, seen]))
       logits = sampling.guide_halves(both, guidance[step.index])
     logits = logits / sampler.softmax_temperature(left)
-    draw = jax.random.fold_in(rng, step.index)
+    draw = jax.random.fold_in(row.rng, step.index)
     noise = sampling.token_gumbel(
       draw, batch, jnp.arange(length), codebook_size + 1
     )
@@ -78,7 +111,7 @@ def refine_codes(
     return drawn, sure + sampler.choice_temperature * left * noise[..., -1]
 
   codes, _ = loops.RefineLoop(counts=counts)(step_of, codes, known=known)
-  return codes
+  return base.Drawn(codes=codes)
 
 
 def refine_vectors(

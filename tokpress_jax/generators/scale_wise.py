@@ -308,7 +308,7 @@ class ScaleWiseGenerator(linen.Module):
     num_scales = c.boundaries.index(num_tokens or c.num_tokens) + 1
     guidance = sampler.weights(len(c.sizes))
     if guidance is not None:
-      labels = condition.with_null(labels, c.num_classes)
+      labels = c.with_null(labels)
     cond = self.class_embed(labels)
     mod = self.modulation(cond)
     capacity = c.boundaries[num_scales - 1]
