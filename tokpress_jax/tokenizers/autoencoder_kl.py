@@ -20,42 +20,28 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import nn, quantize
-from tokpress_jax.tokenizers import base
+from tokpress_jax.tokenizers import base, convolutional
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AutoencoderKLConfig(base.TokenizerConfig):
+class AutoencoderKLConfig(convolutional.ConvolutionalConfig):
   """A latent diffusion autoencoder; the defaults are FlexTok's with C = 16.
 
   Attributes:
-    width: channels at the highest resolution.
-    multipliers: channels of each level over the width; `patch` must be 2 to the
-      number of levels but one.
-    blocks: residual blocks of an encoder level; the decoder has one more.
-    groups: of the group norms.
     quantizer: the bottleneck, of C features.
     scaling: what latents are multiplied by. It is no weight: each published
       autoencoder has a number of its own, which diffusers keeps in config.json.
   """
 
   patch: int = 8
-  width: int = 128
   multipliers: tuple[int, ...] = (1, 2, 4, 4)
-  blocks: int = 2
-  groups: int = 32
   quantizer: quantize.GaussianConfig = quantize.GaussianConfig(dim=16)
   scaling: float = 1.0
 
   def __post_init__(self):
     super().__post_init__()
-    factor = self.convolutions(0).factor
-    if self.patch != factor:
-      raise ValueError(
-        f'{len(self.multipliers)} levels (multipliers) shrink an image by '
-        f'{factor}, but patch is {self.patch}; change one of them'
-      )
     if not self.scaling > 0:
       raise ValueError(f'scaling must be above 0, got {self.scaling}')
 
@@ -66,13 +52,7 @@ class AutoencoderKLConfig(base.TokenizerConfig):
 
   def convolutions(self, more: int) -> nn.ConvConfig:
     """The convolutional network, with `more` residual blocks a level."""
-    return nn.ConvConfig(
-      width=self.width,
-      multipliers=self.multipliers,
-      blocks=self.blocks + more,
-      attention='middle',
-      groups=self.groups,
-    )
+    return self.network('middle', more=more)
 
   def build(self, *, dtype: Any = jnp.float32) -> AutoencoderKL:
     """Makes the module."""

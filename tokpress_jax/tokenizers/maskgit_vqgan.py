@@ -25,38 +25,22 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import nn, quantize
-from tokpress_jax.tokenizers import base
+from tokpress_jax.tokenizers import base, convolutional
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskGITVQGANConfig(base.TokenizerConfig):
+class MaskGITVQGANConfig(convolutional.ConvolutionalConfig):
   """MaskGIT's tokenizer; the defaults are those of the released weights.
 
+  `blocks` are those of the decoder and of the middle, too.
+
   Attributes:
-    width: channels at the highest resolution.
-    multipliers: channels of each level over the width; `patch` must be 2 to the
-      number of levels but one.
-    blocks: residual blocks of a level, and of the middle.
-    groups: of the group norms.
     quantizer: the bottleneck.
   """
 
-  width: int = 128
-  multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-  blocks: int = 2
-  groups: int = 32
   quantizer: quantize.VQConfig = quantize.VQConfig(codebook_size=1024, dim=256)
-
-  def __post_init__(self):
-    super().__post_init__()
-    factor = self.convolutions.factor
-    if self.patch != factor:
-      raise ValueError(
-        f'{len(self.multipliers)} levels (multipliers) shrink an image by '
-        f'{factor}, but patch is {self.patch}; change one of them'
-      )
 
   @property
   def boundaries(self) -> tuple[int, ...]:
@@ -66,13 +50,7 @@ class MaskGITVQGANConfig(base.TokenizerConfig):
   @property
   def convolutions(self) -> nn.ConvConfig:
     """The convolutional network of encoder and decoder."""
-    return nn.ConvConfig(
-      width=self.width,
-      multipliers=self.multipliers,
-      blocks=self.blocks,
-      attention='none',
-      groups=self.groups,
-    )
+    return self.network('none')
 
   def build(self, *, dtype: Any = jnp.float32) -> MaskGITVQGAN:
     """Makes the module."""

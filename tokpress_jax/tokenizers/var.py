@@ -18,48 +18,27 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import nn
-from tokpress_jax.tokenizers import pyramid
+from tokpress_jax.tokenizers import convolutional, pyramid
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VARTokenizerConfig(pyramid.PyramidConfig):
+class VARTokenizerConfig(
+  convolutional.ConvolutionalConfig, pyramid.PyramidConfig
+):
   """VAR's tokenizer; the defaults are those of the released weights.
 
   Attributes:
-    width: channels at the highest resolution.
-    multipliers: channels of each level over the width; `patch` must be 2 to the
-      number of levels but one.
-    blocks: residual blocks of an encoder level; the decoder has one more.
     attention: self-attention at the lowest level and in the middle.
-    groups: of the group norms.
   """
 
   width: int = 160
-  multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-  blocks: int = 2
   attention: bool = True
-  groups: int = 32
-
-  def __post_init__(self):
-    super().__post_init__()
-    factor = self.convolutions(0).factor
-    if self.patch != factor:
-      raise ValueError(
-        f'{len(self.multipliers)} levels (multipliers) shrink an image by '
-        f'{factor}, but patch is {self.patch}; change one of them'
-      )
 
   def convolutions(self, more: int) -> nn.ConvConfig:
     """The convolutional network, with `more` residual blocks a level."""
-    return nn.ConvConfig(
-      width=self.width,
-      multipliers=self.multipliers,
-      blocks=self.blocks + more,
-      attention='lowest' if self.attention else 'none',
-      groups=self.groups,
-    )
+    return self.network('lowest' if self.attention else 'none', more=more)
 
   def build(self, *, dtype: Any = jnp.float32) -> VARTokenizer:
     """Makes the module."""
