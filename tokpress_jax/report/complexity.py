@@ -247,13 +247,9 @@ def complexity_figure(
   found: Complexity, *, what: str = 'class', theme: viz.Theme = 'light'
 ) -> Figure:
   """Tokens by known complexity, by noise, and by kind of image."""
-  from matplotlib.figure import Figure
-
-  ink, line = viz.INK[theme], viz.LINES[theme]
-  figure = Figure(figsize=(10.6, 3.2), dpi=144, layout='constrained')
-  figure.patch.set_facecolor('white')
-  figure.patch.set_alpha(float(theme == 'light'))
-  left, middle, right = figure.subplots(1, 3)
+  line = viz.LINES[theme]
+  figure, row = viz.blank(3, size=(10.6, 3.2), theme=theme)
+  left, middle, right = row
   values = np.unique(found.known)
   groups = [found.chosen.tokens[found.known == v] for v in values]
   left.boxplot(
@@ -267,12 +263,6 @@ def complexity_figure(
     },
   )
   left.plot(values, [g.mean() for g in groups], 'o', color=line[1], ms=4)
-  left.set_title(
-    f'Tokens by {what} (Spearman {found.spearman:.2f})',
-    color=ink,
-    fontsize=10,
-    loc='left',
-  )
   left.set_xlabel(what)
   levels = list(found.noisy)
   middle.plot(
@@ -281,17 +271,19 @@ def complexity_figure(
     marker='o',
     color=line[0],
   )
-  middle.set_title('Tokens by added noise', color=ink, fontsize=10, loc='left')
   middle.set_xlabel('deviation of the noise')
   names = list(found.structure)
   means = [found.structure[n].tokens.mean() for n in names]
   right.barh(names[::-1], means[::-1], color=line[0], height=0.6)
-  right.set_title('Tokens by kind of image', color=ink, fontsize=10, loc='left')
   right.set_xlabel('tokens')
   left.set_ylabel('tokens')
-  for axes in (left, middle, right):
-    axes.patch.set_alpha(0)
-    viz.dress(axes, theme)
+  titles = (
+    f'Tokens by {what} (Spearman {found.spearman:.2f})',
+    'Tokens by added noise',
+    'Tokens by kind of image',
+  )
+  for axes, title in zip(row, titles, strict=True):
+    viz.dress(axes, theme, title=title)
   middle.set_ylim(bottom=0)
   left.set_ylim(bottom=0)
   return figure

@@ -322,13 +322,7 @@ def tables(found: Rates) -> tuple[viz.Table, ...]:
 
 def rate_figure(found: Rates, *, theme: viz.Theme = 'light') -> Figure:
   """PSNR and SSIM by bits per pixel."""
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(9.6, 3.6), dpi=144, layout='constrained')
-  figure.patch.set_facecolor('white')
-  figure.patch.set_alpha(float(theme == 'light'))
-  ink = viz.INK[theme]
-  left, right = figure.subplots(1, 2)
+  figure, (left, right) = viz.blank(2, size=(9.6, 3.6), theme=theme)
   for axes, name, label in (
     (left, 'psnr', 'PSNR (dB)'),
     (right, 'ssim', 'SSIM'),
@@ -347,7 +341,6 @@ def rate_figure(found: Rates, *, theme: viz.Theme = 'light') -> Figure:
     axes.set_xscale('log')
     axes.set_xlabel('bits per pixel')
     axes.set_ylabel(label)
-    axes.patch.set_alpha(0)
     viz.dress(axes, theme)
-  left.legend(frameon=False, labelcolor=ink, fontsize=8)
+  left.legend(frameon=False, labelcolor=viz.INK[theme], fontsize=8)
   return figure

@@ -45,17 +45,13 @@ def curve(
     theme: Colours for a light or a dark background; the background itself is
       transparent.
   """
-  from matplotlib.figure import Figure
-
   if len(series) > len(LINES[theme]):
     raise ValueError(
       f'{len(series)} series; expected at most {len(LINES[theme])} in one '
       'figure. Draw two.'
     )
-  figure = Figure(figsize=(5.6, 3.4), dpi=144, layout='constrained')
+  figure, (axes,) = blank(1, size=(5.6, 3.4), theme=theme)
   figure.patch.set_alpha(0)
-  axes = figure.add_subplot()
-  axes.patch.set_alpha(0)
   for (name, (x, y)), color in zip(series.items(), LINES[theme], strict=False):
     # A long series is a curve, not a row of points.
     marker = 'o' if markers and len(x) <= 40 else None
@@ -78,9 +74,33 @@ def _powers(axes: Any, series: Series) -> None:
   axes.minorticks_off()
 
 
-def dress(axes: Any, theme: Theme) -> None:
-  """Grid, inks and spines."""
+def blank(
+  count: int, *, size: tuple[float, float], theme: Theme = 'light'
+) -> tuple[Figure, list[Any]]:
+  """A figure with blank axes side by side, for `dress` to finish.
+
+  Args:
+    count: Of the axes.
+    size: Width and height in inches.
+    theme: See `curve`; the light one has a white background, so that the
+      picture may stand anywhere.
+  """
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=size, dpi=144, layout='constrained')
+  figure.patch.set_facecolor('white')
+  figure.patch.set_alpha(float(theme == 'light'))
+  row = list(figure.subplots(1, count, squeeze=False)[0])
+  for axes in row:
+    axes.patch.set_alpha(0)
+  return figure, row
+
+
+def dress(axes: Any, theme: Theme, *, title: str = '') -> None:
+  """Grid, inks, spines and a title."""
   ink = INK[theme]
+  if title:
+    axes.set_title(title, color=ink, fontsize=10, loc='left')
   axes.grid(color=_GRID[theme], lw=0.8)
   axes.set_axisbelow(True)
   axes.tick_params(colors=ink, length=0)
@@ -108,24 +128,15 @@ def panels(
     x_label: With its unit.
     x_log2: See `curve`; then each point is marked.
     key: What the names are, in front of the legend.
-    theme: See `curve`; the light one has a white background, so that the
-      picture may stand anywhere.
+    theme: See `blank`.
   """
-  from matplotlib.figure import Figure
-
   names = list(dict.fromkeys(n for _, _, s in parts for n in s if n))
   # An ordered set of names, such as scales, as shades of one colour.
   shades = _shades(len(names), theme)
-  figure = Figure(
-    figsize=(3.4 * len(parts), 3.0), dpi=144, layout='constrained'
-  )
-  figure.patch.set_facecolor('white')
-  figure.patch.set_alpha(float(theme == 'light'))
+  size = 3.4 * len(parts), 3.0
+  figure, row = blank(len(parts), size=size, theme=theme)
   lines = {}
-  for axes, (title, y_label, series) in zip(
-    figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True
-  ):
-    axes.patch.set_alpha(0)
+  for axes, (title, y_label, series) in zip(row, parts, strict=True):
     for name, (x, y) in series.items():
       color = shades[names.index(name)] if name else LINES[theme][1]
       marker = 'o' if x_log2 else None
@@ -134,8 +145,7 @@ def panels(
       )
     if x_log2:
       _powers(axes, series)
-    dress(axes, theme)
-    axes.set_title(title, color=INK[theme], fontsize=10, loc='left')
+    dress(axes, theme, title=title)
     axes.set_ylabel(y_label)
     axes.set_xlabel(x_label)
   shown = [n for n in names if n in lines]
