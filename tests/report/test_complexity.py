@@ -1,53 +1,16 @@
 """Tokens against known complexity, on a tokenizer that counts."""
 
-import dataclasses
-
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+import toy_tokenizers
 
-from tokpress_jax import quantize, tokenizers, types
+from tokpress_jax import tokenizers
 from tokpress_jax.errors import UserError
 from tokpress_jax.report import complexity
-from tokpress_jax.tokenizers import base
 
-SIDE, N = 4, 8
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(base.TokenizerConfig):
-  image_size: int = SIDE
-  channels: int = 1
-  patch: int = 1
-  quantizer: quantize.FSQConfig = quantize.FSQConfig(levels=(256,))
-
-  boundaries = tuple(range(1, N + 1))
-
-  def build(self, *, dtype=jnp.float32):
-    return Rows(self, dtype=dtype)
-
-
-class Rows(base.Tokenizer):
-  """Code n is pixel n in 255ths; pixels from the length on are black."""
-
-  def reader(self, images, rng=None):
-    flat = images.reshape(len(images), -1, 1)[:, :N]
-    codes = jnp.round((flat + 1) * 127.5).astype(jnp.int32)
-    return lambda length: quantize.Quantized(
-      embeddings=codes, codes=codes, losses={}
-    )
-
-  def render(self, codes, length):
-    seen = jnp.arange(N)[None, :, None] < length[:, None, None]
-    flat = jnp.where(seen, codes / 127.5 - 1, -1.0)
-    flat = jnp.pad(flat, ((0, 0), (0, SIDE**2 - N), (0, 0)), constant_values=-1)
-    return flat.reshape(len(codes), SIDE, SIDE, 1)
-
-
-def tokenizer():
-  spec = types.Spec(name='rows', family='tokenizer', config=Config())
-  return types.Loaded(Config().build(), {}, spec)
+TOY = toy_tokenizers.PixelConfig()
+SIDE, N = TOY.image_size, TOY.tokens
 
 
 def drawings(count=40):
@@ -73,7 +36,7 @@ def found():
   policy = tokenizers.Quality(target=60.0)
   others = {'white': np.ones((3, SIDE, SIDE, 1), np.float32)}
   return complexity.measure_complexity(
-    tokenizer(), images, known, policy, others=others, noise=(0.3,)
+    TOY.load(), images, known, policy, others=others, noise=(0.3,)
   )
 
 
@@ -94,7 +57,7 @@ def test_the_same_number_for_all_is_worse(found):
     missing = np.maximum(known - n, 0) / SIDE**2
     psnr = -10 * np.log10(np.maximum(missing, 1e-10))
     got = complexity.lengths_of(
-      tokenizer(), images, np.full(len(images), n)
+      TOY.load(), images, np.full(len(images), n)
     ).psnr
     assert value == pytest.approx(got.mean())
     cut = missing > 0

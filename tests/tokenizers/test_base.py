@@ -6,62 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy_tokenizers
 
-from tokpress_jax import quantize, tokenizers
+from tokpress_jax import tokenizers
 from tokpress_jax.errors import UserError
-from tokpress_jax.tokenizers import base
-
-N, SIDE = 4, 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ToyConfig(base.TokenizerConfig):
-  """Codes that say their length; pixels that say slots and noise."""
-
-  image_size: int = SIDE
-  channels: int = 1
-  patch: int = 1
-  quantizer: quantize.FSQConfig = quantize.FSQConfig(levels=(5,))
-  random: float = 0.0
-
-  boundaries = (1, 2, 3, 4)
-  nested = False
-  selects = True
-
-  @property
-  def draws(self) -> bool:
-    return self.random > 0
-
-  def build(self, *, dtype=jnp.float32):
-    return Toy(self, dtype=dtype)
-
-
-class Toy(base.Tokenizer):
-  """Code n of an image of k tokens is k; a pixel is the mean slot, in 8ths."""
-
-  def reader(self, images, rng=None):
-    def read(length):
-      codes = jnp.broadcast_to(length[:, None, None], (len(images), N, 1))
-      return quantize.Quantized(embeddings=codes, codes=codes, losses={})
-
-    return read
-
-  def render(self, codes, length, *, positions, rng=None, sampler=None):
-    seen = jnp.arange(codes.shape[1])[None] < length[:, None]
-    mean = jnp.sum(positions * seen, 1) / length / 8
-    if rng is not None:
-      noise = jax.vmap(jax.random.uniform)(rng)
-      mean = mean + self.config.random * noise * (sampler or 1)
-    return jnp.broadcast_to(
-      mean[:, None, None, None], (len(codes), SIDE, SIDE, 1)
-    )
 
 
 def _toy(**fields):
-  return Toy(ToyConfig(**fields)).bind({})
+  return toy_tokenizers.SlotConfig(**fields).build().bind({})
 
 
-IMAGES = jnp.zeros((3, SIDE, SIDE, 1))
+IMAGES = jnp.zeros((3, 2, 2, 1))
 
 
 def test_images_are_encoded_again_at_the_length_that_the_policy_chose():
@@ -82,7 +37,7 @@ def test_positions_go_to_the_decoder():
   encoded = toy.encode(IMAGES, policy=tokenizers.Fixed(tokens=2))
   moved = dataclasses.replace(
     encoded,
-    positions=jnp.broadcast_to(jnp.array([3, 1, 0, 0]), (3, N))[..., None],
+    positions=jnp.broadcast_to(jnp.array([3, 1, 0, 0]), (3, 4))[..., None],
   )
   np.testing.assert_allclose(toy.decode(encoded), 0.5 / 8)
   np.testing.assert_allclose(toy.decode(moved), 2 / 8)
@@ -108,7 +63,7 @@ def test_noise_is_the_same_for_all_unless_there_is_a_key():
 
 def test_what_a_tokenizer_does_not_take_is_refused():
   with pytest.raises(UserError, match='draws nothing'):
-    _toy().decode_codes(jnp.zeros((1, N, 1), int), rng=jax.random.key(0))
+    _toy().decode_codes(jnp.zeros((1, 4, 1), int), rng=jax.random.key(0))
   config = tokenizers.OneDConfig(
     image_size=4, patch=2, width=8, heads=2, encoder_depth=1, decoder_depth=1
   )
