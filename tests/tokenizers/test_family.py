@@ -101,6 +101,19 @@ ROWS = {
     {'var-vqvae': tokenizers.VARTokenizerConfig()},
   ),
   'maskgit_vqgan': Row(MASKGIT, {'maskgit-vqgan': None}),
+  # Its tokens are vectors.
+  'autoencoder_kl': Row(
+    tokenizers.AutoencoderKLConfig(
+      **IMAGE,
+      width=4,
+      multipliers=(1, 2),
+      blocks=1,
+      groups=2,
+      quantizer=quantize.GaussianConfig(dim=3),
+      scaling=0.5,
+    ),
+    {'flextok-vae-c4': None, 'flextok-vae-c16': None},
+  ),
   # As One-D-Piece: every prefix, mixed latents, painted by a VQGAN.
   'titok_codes': Row(
     tokenizers.TiTokConfig(
@@ -261,24 +274,31 @@ def encode(name, images=IMAGES, length=None, model=None):
   return compiled(name, 'encode')[0](model.variables, images, length)
 
 
-def codes_at(name, length):
-  """The codes of images that are encoded in so many tokens."""
-  nested = ROWS[name].config.nested
-  return encode(name, length=None if nested else length).codes
+def tokens_of(encoded):
+  """Codes, or the embeddings of a continuous tokenizer."""
+  return encoded.embeddings if encoded.codes is None else encoded.codes
 
 
-def decode(name, codes, length, model=None):
+def decode(name, tokens, length, model=None):
   model = model or loaded(name)
+  continuous = ROWS[name].config.continuous
   encoded = types.Encoded(
-    codes=codes,
-    embeddings=None,
-    valid=tokenizers.prefix_mask(length, codes.shape[1]),
+    codes=None if continuous else tokens,
+    embeddings=tokens if continuous else None,
+    valid=tokenizers.prefix_mask(length, tokens.shape[1]),
     length=length,
     positions=None,
-    image_size=jnp.full((codes.shape[0], 2), SIDE),
+    image_size=jnp.full((tokens.shape[0], 2), SIDE),
   )
   run = compiled(name, 'decode')[0]
-  return run(model.variables, encoded, **extra(name, len(codes)))
+  return run(model.variables, encoded, **extra(name, len(tokens)))
+
+
+def decode_bare(name, tokens, model=None):
+  """Decodes tokens alone, without what `encode` says of them."""
+  continuous = ROWS[name].config.continuous
+  method = 'decode_embeddings' if continuous else 'decode_codes'
+  return getattr(model or loaded(name), method)(tokens, **extra(name))
 
 
 def lengths(name, seed=0):
@@ -289,11 +309,13 @@ def lengths(name, seed=0):
   )
 
 
-def other_codes(name, codes):
-  """Codes that differ from the given ones everywhere."""
+def other_tokens(name, tokens):
+  """Tokens that differ from the given ones everywhere."""
+  rng = np.random.default_rng(3)
+  if ROWS[name].config.continuous:
+    return tokens + rng.uniform(0.5, 2, size=tokens.shape).astype(np.float32)
   size = ROWS[name].config.codebook_size
-  step = np.random.default_rng(3).integers(1, size, size=codes.shape)
-  return (codes + step) % size
+  return (tokens + rng.integers(1, size, size=tokens.shape)) % size
 
 
 def close(a, b, atol=1e-5):
@@ -303,6 +325,12 @@ def close(a, b, atol=1e-5):
     rtol=1e-6,
     atol=atol,
   )
+
+
+def same(a, b):
+  """Equal if they are whole numbers, else close."""
+  whole = not jnp.issubdtype(a.dtype, jnp.floating)
+  (np.testing.assert_array_equal if whole else close)(a, b)
 
 
 @every
@@ -316,6 +344,12 @@ def test_init_and_apply_give_images_of_the_same_size(name):
   )
   assert out.images.shape == IMAGES.shape and out.images.dtype == jnp.float32
   codes = out.quantized.codes
+  if config.continuous:
+    shape = (B, config.num_tokens, config.quantizer.dim)
+    assert codes is None and out.quantized.embeddings.shape == shape
+    with pytest.raises(UserError, match='this tokenizer is continuous'):
+      _ = config.bits_per_token
+    return
   assert codes.dtype == jnp.int32
   assert codes.shape == (B, config.num_tokens, config.quantizer.num_codes)
   assert codes.min() >= 0 and codes.max() < config.codebook_size
@@ -328,8 +362,9 @@ def test_jit_equals_eager(name):
   model, length = loaded(name), lengths(name)
   eager = model.encode(IMAGES, policy=tokenizers.Prefix(length))
   encoded = encode(name, length=length)
-  jax.tree.map(np.testing.assert_array_equal, encoded, eager)
-  close(decode(name, encoded.codes, length), model.decode(eager, **extra(name)))
+  jax.tree.map(same, encoded, eager)
+  painted = decode(name, tokens_of(encoded), length)
+  close(painted, model.decode(eager, **extra(name)))
   out = reconstruct(name, length=length)
   want = model.reconstruct(IMAGES, length, **extra(name))
   close(out.images, want.images)
@@ -344,27 +379,30 @@ def test_encoded_says_what_it_holds(name):
   np.testing.assert_array_equal(encoded.valid.sum(axis=1), length)
   assert (np.diff(encoded.valid.astype(int), axis=1) <= 0).all()
   np.testing.assert_array_equal(encoded.image_size, np.full((B, 2), SIDE))
-  whole = encode(name)
-  # A prefix: which codes come first does not depend on how many are kept.
-  if ROWS[name].config.nested:
-    np.testing.assert_array_equal(encoded.codes, whole.codes)
+  config = ROWS[name].config
+  assert (encoded.codes is None) == config.continuous
+  assert (encoded.embeddings is None) != config.continuous
+  some, whole = tokens_of(encoded), tokens_of(encode(name))
+  # A prefix: which tokens come first does not depend on how many are kept.
+  if config.nested:
+    np.testing.assert_array_equal(some, whole)
   else:
-    assert (encoded.codes != whole.codes).any()
-  assert len(np.unique(whole.codes)) > 3
+    assert (some != whole).any()
+  assert len(np.unique(whole)) > 3
 
 
 @every
 def test_decoding_agrees_with_itself_and_with_the_training_pass(name):
   model, encoded = loaded(name), encode(name)
-  want = decode(name, encoded.codes, encoded.length)
+  want = decode(name, tokens_of(encoded), encoded.length)
   assert np.abs(want).max() <= 1
-  again = model.decode_codes(encoded.codes, **extra(name))
+  again = decode_bare(name, tokens_of(encoded))
   np.testing.assert_array_equal(again, model.decode(encoded, **extra(name)))
   close(again, want)
   for length in (encoded.length, lengths(name)):
     trained = reconstruct(name, length=length).images
-    codes = encode(name, length=length).codes
-    painted = decode(name, codes, length)
+    tokens = tokens_of(encode(name, length=length))
+    painted = decode(name, tokens, length)
     close(painted, np.clip(trained, -1, 1))
 
 
@@ -374,11 +412,13 @@ def test_bfloat16_is_finite_and_near(name):
   out = reconstruct(name, model=low)
   assert np.isfinite(out.images).all() and np.isfinite(out.quantized.loss)
   assert out.images.dtype == jnp.float32
-  assert out.quantized.codes.max() < low.codebook_size
-  # Codes may differ; from the same ones, images are near.
-  codes = encode(name).codes
-  again = jax.jit(low.decode_codes)(codes, **extra(name))
-  error = np.abs(again - decode(name, codes, encode(name).length))
+  if out.quantized.codes is not None:
+    assert out.quantized.codes.max() < low.codebook_size
+  # Tokens may differ; from the same ones, images are near.
+  whole = encode(name)
+  tokens = tokens_of(whole)
+  again = jax.jit(lambda x: decode_bare(name, x, low))(tokens)
+  error = np.abs(again - decode(name, tokens, whole.length))
   assert error.mean() < 0.05
 
 
@@ -410,10 +450,10 @@ def test_gradients_reach_every_parameter(name):
 def test_batch_of_one_equals_row_of_a_batch(name):
   length = lengths(name)
   encoded = encode(name, length=length)
-  images = decode(name, encoded.codes, length)
+  images = decode(name, tokens_of(encoded), length)
   one = encode(name, IMAGES[3:4], length[3:4])
-  np.testing.assert_array_equal(one.codes[0], encoded.codes[3])
-  close(decode(name, one.codes, one.length)[0], images[3])
+  same(tokens_of(one)[0], tokens_of(encoded)[3])
+  close(decode(name, tokens_of(one), one.length)[0], images[3])
 
 
 @every
@@ -429,27 +469,29 @@ def test_images_that_are_padding_do_not_count(name):
   jax.tree.map(close, got.losses, want.losses)
   jax.tree.map(close, got.stats, want.stats)
   alone = reconstruct(name, IMAGES[:5], length[:5]).quantized
-  np.testing.assert_array_equal(got.stats.count, alone.stats.count)
+  assert (got.stats is None) == ROWS[name].config.continuous
+  if got.stats is not None:
+    np.testing.assert_array_equal(got.stats.count, alone.stats.count)
   close(got.loss, alone.loss)
 
 
 @every
 def test_tokens_beyond_the_length_are_ignored(name):
-  codes = encode(name).codes
-  other = other_codes(name, codes)
-  slots = np.arange(codes.shape[1])[None, :, None]
+  tokens = tokens_of(encode(name))
+  other = other_tokens(name, tokens)
+  slots = np.arange(tokens.shape[1])[None, :, None]
   for length in ROWS[name].config.boundaries:
     n = jnp.full((B,), length)
-    changed = jnp.where(slots < length, codes, other)
-    got, want = decode(name, changed, n), decode(name, codes, n)
+    changed = jnp.where(slots < length, tokens, other)
+    got, want = decode(name, changed, n), decode(name, tokens, n)
     np.testing.assert_array_equal(got, want)
-    if length < codes.shape[1]:
-      whole = decode(name, changed, jnp.full((B,), codes.shape[1]))
+    if length < tokens.shape[1]:
+      whole = decode(name, changed, jnp.full((B,), tokens.shape[1]))
       assert np.abs(whole - want).max() > 1e-3
-  first = jnp.where(slots < 1, other, codes)
+  first = jnp.where(slots < 1, other, tokens)
   one = jnp.full((B,), ROWS[name].config.boundaries[0])
   assert (
-    np.abs(decode(name, first, one) - decode(name, codes, one)).max() > 1e-3
+    np.abs(decode(name, first, one) - decode(name, tokens, one)).max() > 1e-3
   )
 
 
@@ -481,9 +523,9 @@ def test_cutting_a_pyramid_is_summing_its_first_scales():
 
 @every
 def test_lengths_per_image_are_one_compilation(name):
-  codes = encode(name).codes
+  tokens = tokens_of(encode(name))
   mixed = lengths(name, seed=1)
-  got = decode(name, codes, mixed)
+  got = decode(name, tokens, mixed)
   traced = len(compiled(name, 'decode')[1])
   trained = reconstruct(name, length=mixed).images
   passes = len(compiled(name, 'reconstruct')[1])
@@ -491,7 +533,7 @@ def test_lengths_per_image_are_one_compilation(name):
     rows = np.flatnonzero(mixed == length)
     assert rows.size
     same = jnp.full((B,), length)
-    close(got[rows], decode(name, codes, same)[rows])
+    close(got[rows], decode(name, tokens, same)[rows])
     close(trained[rows], reconstruct(name, length=same).images[rows])
   assert len(compiled(name, 'decode')[1]) == traced
   assert len(compiled(name, 'reconstruct')[1]) == passes
@@ -504,8 +546,8 @@ def test_every_policy_is_one_program_with_legal_lengths(name):
 
   def decibels(n):
     length = jnp.full((B,), n)
-    codes = encode(name, length=length).codes
-    return tokenizers.lengths.decibels(decode(name, codes, length), IMAGES)
+    painted = decode(name, tokens_of(encode(name, length=length)), length)
+    return tokenizers.lengths.decibels(painted, IMAGES)
 
   table = np.stack([decibels(n) for n in bounds], axis=1)
   # Halfway between two PSNRs, so that rounding decides nothing.
@@ -551,8 +593,7 @@ def test_sharded_over_eight_devices_equals_one(name):
   got = reconstruct(name, put(IMAGES, 'data'), put(length, 'data'), spread)
   assert len(got.images.sharding.device_set) == 8
   want = reconstruct(name, length=length)
-  np.testing.assert_array_equal(got.quantized.codes, want.quantized.codes)
-  jax.tree.map(close, got, want)
+  jax.tree.map(same, got, want)
 
 
 @every
@@ -565,11 +606,10 @@ def test_save_and_restore(name, tmp_path, capsys):
   assert again.boundaries == model.boundaries
   jax.tree.map(np.testing.assert_array_equal, again.variables, model.variables)
   encoded = encode(name, model=again)
-  np.testing.assert_array_equal(encoded.codes, encode(name).codes)
-  images = decode(name, encoded.codes, encoded.length, model=again)
-  np.testing.assert_array_equal(
-    images, decode(name, encoded.codes, encoded.length)
-  )
+  tokens = tokens_of(encoded)
+  np.testing.assert_array_equal(tokens, tokens_of(encode(name)))
+  images = decode(name, tokens, encoded.length, model=again)
+  np.testing.assert_array_equal(images, decode(name, tokens, encoded.length))
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
@@ -590,7 +630,8 @@ def test_shapes_at_published_sizes(name):
   encoded = jax.eval_shape(
     lambda v, x: module.apply(v, x, method='encode'), variables, images
   )
-  assert encoded.codes.shape == (2, config.num_tokens, 1)
+  features = config.quantizer.dim if config.continuous else 1
+  assert tokens_of(encoded).shape == (2, config.num_tokens, features)
   text = {}
   if config.condition_shape is not None:
     shape = (2, *config.condition_shape)
