@@ -99,7 +99,7 @@ class Round:
   masked: Array
 
 
-class ALITTokenizer(base.Tokenizer):
+class ALITTokenizer(painters.PaintedTokenizer):
   """One encoder in rounds, and a decoder that paints through a VQGAN."""
 
   config: ALITConfig
@@ -112,11 +112,6 @@ class ALITTokenizer(base.Tokenizer):
     self.quantizer = c.quantizer.build()
     self.decoder = Decoder(c, dtype=self.dtype)
     self.painter = painters.CodePainter(c, dtype=self.dtype)
-
-  @property
-  def last_layer(self) -> tuple[str, ...]:  # type: ignore[override]
-    """Where the layer that gives pixels lies."""
-    return painters.last_layer(self.config)
 
   def tokens_of(self, images: Array) -> tuple[Array, Array]:
     """Image tokens [B, h^2, D] of unit length; true codes int32 [B, h^2]."""
@@ -210,14 +205,9 @@ class ALITTokenizer(base.Tokenizer):
   def _check_draws(self, rng: Array | None) -> None:
     """A key is welcome: it decides what is masked."""
 
-  def render(self, codes: Array, length: Array) -> Array:
-    """Decodes the first `length` [B] of codes [B, n, 1]."""
-    return self.render_embeddings(self.quantizer.lookup(codes), length)
-
   def render_embeddings(self, embeddings: Array, length: Array) -> Array:
     """Decodes the first `length` [B] of embeddings [B, n, C]."""
-    patches = self.decoder(embeddings, length)
-    return 2 * self.painter(patches).astype(jnp.float32) - 1
+    return self.paint(self.decoder(embeddings, length))
 
   def reconstruct(
     self,
@@ -325,12 +315,8 @@ class Decoder(linen.Module):
     slots = tokens.shape[1]
     table = parts.table(c.num_tokens, 'latent_positions')
     tokens = tokens + table(slice(slots))[None]
-    canvas = jnp.broadcast_to(
-      parts.table(1, 'mask_token')(), (c.grid**2, c.decoder.width)
-    )
-    canvas = jnp.concatenate([parts.table(1, 'class_token')(), canvas])
-    canvas = canvas + parts.table(c.grid**2 + 1, 'positions')()
-    x = jnp.concatenate([repeat(canvas, tokens), tokens], axis=1)
+    canvas = repeat(parts.canvas(c.grid**2), tokens)
+    x = jnp.concatenate([canvas, tokens], axis=1)
     seen = lengths_lib.prefix_mask(length, slots)
     seen = jnp.pad(seen, ((0, 0), (c.grid**2 + 1, 0)), constant_values=True)
     x, _ = parts.stack('stack')(

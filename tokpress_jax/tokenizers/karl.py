@@ -173,7 +173,7 @@ class Trial:
   quantized: quantize.Quantized
 
 
-class KARLTokenizer(base.Tokenizer):
+class KARLTokenizer(painters.PaintedTokenizer):
   """Transformers around a row of latents that may halt."""
 
   config: KARLConfig
@@ -186,11 +186,6 @@ class KARLTokenizer(base.Tokenizer):
     self.quantizer = c.quantizer.build()
     self.decoder = Decoder(c, dtype=self.dtype)
     self.painter = painters.painter(c, dtype=self.dtype)
-
-  @property
-  def last_layer(self) -> tuple[str, ...]:  # type: ignore[override]
-    """Where the layer that gives pixels lies."""
-    return painters.last_layer(self.config)
 
   def read(self, images: Array, length: Array, bins: Array) -> Reading:
     """Encodes images with the first `length` [B] latents.
@@ -267,22 +262,12 @@ class KARLTokenizer(base.Tokenizer):
     out = self.quantize(reading.latents, whole)
     return self._encoded(images, out, length, order[..., None])
 
-  def render(  # type: ignore[override]
-    self, codes: Array, length: Array, positions: Array
-  ) -> Array:
-    """Decodes the first `length` [B] of codes [B, n, Q] of the slots [B, n]."""
-    vectors = self.quantizer.lookup(codes)
-    return self.render_embeddings(vectors, length, positions)
-
   def render_embeddings(  # type: ignore[override]
     self, embeddings: Array, length: Array, positions: Array
   ) -> Array:
-    """Decodes the first `length` [B] of embeddings [B, n, C]."""
+    """Decodes the first `length` [B] of embeddings [B, n, C] of these slots."""
     seen = lengths_lib.prefix_mask(length, embeddings.shape[1])
-    return self._paint(self.decoder(embeddings, seen, positions))
-
-  def _paint(self, patches: Array) -> Array:
-    return 2 * self.painter(patches).astype(jnp.float32) - 1
+    return self.paint(self.decoder(embeddings, seen, positions))
 
   def try_out(
     self,
@@ -313,7 +298,7 @@ class KARLTokenizer(base.Tokenizer):
     if self.config.vqgan is not None:
       logits = self.painter.logits(patches)
     return Trial(
-      images=self._paint(patches),
+      images=self.paint(patches),
       logits=logits,
       halting=reading.halting,
       kept=seen,

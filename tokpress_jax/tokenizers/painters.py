@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import nn
-from tokpress_jax.tokenizers import maskgit_vqgan
+from tokpress_jax.tokenizers import base, maskgit_vqgan
 
 Array = jax.Array
 
@@ -30,10 +30,27 @@ def painter(config: Any, *, dtype: Any = jnp.float32) -> linen.Module:
   return make(config, dtype=dtype)
 
 
-def last_layer(config: Any) -> tuple[str, ...]:
-  """Where the layer that gives pixels lies, see `Tokenizer.last_layer`."""
-  inside = () if config.vqgan is None else ('decoder',)
-  return ('painter', *inside, 'conv_out')
+class PaintedTokenizer(base.Tokenizer):
+  """Base of tokenizers whose decoder gives features that a painter paints.
+
+  A subclass sets up `self.painter` beside `self.quantizer`, and writes
+  `render_embeddings`.
+  """
+
+  @property
+  def last_layer(self) -> tuple[str, ...]:  # type: ignore[override]
+    """Where the layer that gives pixels lies, see `Tokenizer.last_layer`."""
+    inside = () if self.config.vqgan is None else ('decoder',)
+    return ('painter', *inside, 'conv_out')
+
+  def render(self, codes: Array, length: Array, **options: Any) -> Array:
+    """Decodes the first `length` [B] of codes [B, n, Q], by their vectors."""
+    vectors = self.quantizer.lookup(codes)
+    return self.render_embeddings(vectors, length, **options)
+
+  def paint(self, patches: Array) -> Array:
+    """Paints features of patches [B, h, h, D]: float32 [B, H, W, .]."""
+    return 2 * self.painter(patches).astype(jnp.float32) - 1
 
 
 class PixelPainter(linen.Module):

@@ -132,7 +132,7 @@ class CodePrediction:
   quantized: quantize.Quantized
 
 
-class TiTokTokenizer(base.Tokenizer):
+class TiTokTokenizer(painters.PaintedTokenizer):
   """Transformers around a row of tokens, and a head that paints."""
 
   config: TiTokConfig
@@ -144,11 +144,6 @@ class TiTokTokenizer(base.Tokenizer):
     self.quantizer = c.quantizer.build()
     self.decoder = Decoder(c, dtype=self.dtype)
     self.painter = painters.painter(c, dtype=self.dtype)
-
-  @property
-  def last_layer(self) -> tuple[str, ...]:  # type: ignore[override]
-    """Where the layer that gives pixels lies."""
-    return painters.last_layer(self.config)
 
   def latents(self, images: Array) -> Array:
     """Encodes images [B, H, W, .] into what is quantised, [B, N, .]."""
@@ -177,19 +172,11 @@ class TiTokTokenizer(base.Tokenizer):
     options = {'rng': rng} if self.config.continuous else {}
     return self.quantizer(latents.astype(jnp.float32), mask=mask, **options)
 
-  def render(
-    self, codes: Array, length: Array, condition: Array | None = None
-  ) -> Array:
-    """Decodes the first `length` [B] of codes [B, N, 1]."""
-    vectors = self.quantizer.lookup(codes)
-    return self.render_embeddings(vectors, length, condition)
-
   def render_embeddings(
     self, embeddings: Array, length: Array, condition: Array | None = None
   ) -> Array:
     """Decodes the first `length` [B] of embeddings [B, N, C]."""
-    patches = self.decoder(embeddings, length, condition)
-    return 2 * self.painter(patches).astype(jnp.float32) - 1
+    return self.paint(self.decoder(embeddings, length, condition))
 
   def reconstruct(
     self,
@@ -284,12 +271,7 @@ class Decoder(linen.Module):
     slots = tokens.shape[1]
     positions = parts.table(c.tokens, 'latent_positions')(slice(slots))
     tokens = tokens + positions[None]
-    canvas = jnp.broadcast_to(
-      parts.table(1, 'mask_token')(), (c.grid**2, c.decoder.width)
-    )
-    canvas = jnp.concatenate([parts.table(1, 'class_token')(), canvas])
-    canvas = canvas + parts.table(c.grid**2 + 1, 'positions')()
-    row = [repeat(canvas, tokens), tokens]
+    row = [repeat(parts.canvas(c.grid**2), tokens), tokens]
     seen = lengths_lib.prefix_mask(length, slots)
     if condition is not None:
       text = parts.dense(c.decoder.width, 'text')(condition.astype(self.dtype))

@@ -91,6 +91,17 @@ class Parts:
     """The transformer."""
     return nn.Stack(self.size.stack, dtype=self.dtype, name=name)
 
+  def canvas(self, patches: int) -> Array:
+    """What a decoder paints on, [1 + patches, D].
+
+    A class token and a mask token for each patch, with their positions: tables
+    'class_token', 'mask_token' and 'positions'.
+    """
+    mask = self.table(1, 'mask_token')()
+    row = jnp.broadcast_to(mask, (patches, self.size.width))
+    row = jnp.concatenate([self.table(1, 'class_token')(), row])
+    return row + self.table(1 + patches, 'positions')()
+
 
 class SlotDense(linen.Module):
   """A linear layer of its own for each token slot.
