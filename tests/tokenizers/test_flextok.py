@@ -22,8 +22,8 @@ from tokpress_jax.io import convert as convert_lib
 from tokpress_jax.io import keymap
 from tokpress_jax.tokenizers import (
   autoencoder_kl_keys,
-  flextok,
   flextok_keys,
+  flextok_network,
 )
 
 sizes = pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_prefix_alone_decodes_as_it_does_in_its_row():
 
 
 def test_registers_see_the_patches_and_those_before_them():
-  mask = flextok.register_mask(3, 4)
+  mask = flextok_network.register_mask(3, 4)
   for query, key in np.ndindex(7, 7):
     assert mask[query, key] == (key < 3 or key <= query)
 
