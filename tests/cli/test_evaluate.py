@@ -15,7 +15,7 @@ from tokpress_jax import generators, metrics
 from tokpress_jax.cli import measure
 from tokpress_jax.io import export, safetensors
 from tokpress_jax.io import load as load_lib
-from tokpress_jax.metrics import generation, inception
+from tokpress_jax.metrics import features, inception
 
 POOL, SPATIAL, CLASSES = 16, 12, 10
 
@@ -57,7 +57,7 @@ def _small_network(variables, images):
 @pytest.fixture
 def small(monkeypatch):
   """A network of no size: its covariances have a root in no time."""
-  monkeypatch.setattr(generation, '_network', _small_network)
+  monkeypatch.setattr(features, '_network', _small_network)
   monkeypatch.setattr(inception, 'POOL_FEATURES', POOL)
   monkeypatch.setattr(inception, 'SPATIAL_FEATURES', SPATIAL)
   weights = metrics.InceptionWeights({}, 'network.safetensors', 'ab', 'cd')

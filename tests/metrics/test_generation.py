@@ -6,7 +6,7 @@ from inception_case import features, golden
 
 from tokpress_jax import metrics
 from tokpress_jax.errors import UserError
-from tokpress_jax.metrics import generation
+from tokpress_jax.metrics import features as features_lib
 
 SIZES = {'pool': 24, 'spatial': 20, 'logits_unbiased': 12}
 
@@ -105,7 +105,7 @@ def test_equal_to_torch_fidelity():
 @pytest.mark.parametrize('cuts', [[1], [3, 70, 71], list(range(5, 150, 5))])
 def test_streaming_equals_all_at_once(cuts, monkeypatch):
   whole = _measure([SAMPLES])
-  monkeypatch.setattr(generation, '_ROWS', 20)
+  monkeypatch.setattr(features_lib, '_ROWS', 20)
   assert _measure(np.split(SAMPLES, cuts)) == pytest.approx(whole, rel=1e-9)
 
 

@@ -8,7 +8,7 @@ from inception_case import LAYERS, TOLERANCE, golden, images, released
 from tokpress_jax import metrics
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import safetensors
-from tokpress_jax.metrics import generation, inception
+from tokpress_jax.metrics import features, inception
 
 OURS = {
   '64': 'pool_64',
@@ -111,8 +111,8 @@ def test_errors(weights, tmp_path):
   with pytest.raises(UserError, match='batch_size must be at least 1'):
     metrics.FeatureExtractor(weights, batch_size=0)
   with pytest.raises(UserError, match='Move the channels to the end'):
-    generation.check_images(np.zeros((2, 3, 8, 8), np.uint8))
+    features.check_images(np.zeros((2, 3, 8, 8), np.uint8))
   with pytest.raises(UserError, match='to_uint8'):
-    generation.check_images(np.zeros((2, 8, 8, 3), np.float32))
+    features.check_images(np.zeros((2, 8, 8, 3), np.float32))
   with pytest.raises(ValueError, match=r'takes images \[B, 299, 299, 3\]'):
     inception.Inception().init(jax.random.key(0), np.zeros((1, 8, 8, 3)))

@@ -20,7 +20,7 @@ from tokpress_jax.data.config import DataConfig
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import image_sets
 from tokpress_jax.io import load as load_lib
-from tokpress_jax.metrics import generation, inception
+from tokpress_jax.metrics import features, generation, inception
 from tokpress_jax.types import Loaded
 
 
@@ -121,7 +121,7 @@ def _generator(flags: Flags, model: Loaded) -> dict[str, Any]:
   extractor = _extractor(flags)
   reference = _reference(flags, extractor, wanted, data)
   labels = measure.balanced_labels(count, classes, seed=flags.seed)
-  devices = generation.local_devices()
+  devices = features.local_devices()
   batches = measure.draw(
     model,
     labels,

@@ -20,6 +20,7 @@ from tokpress_jax import generators, metrics, types
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import image_sets, safetensors
 from tokpress_jax.io import images as images_lib
+from tokpress_jax.metrics import features as features_lib
 from tokpress_jax.metrics import generation, inception, recipe
 from tokpress_jax.tokenizers import legal_length
 
@@ -96,10 +97,10 @@ def balanced_labels(count: int, classes: int, *, seed: int) -> np.ndarray:
 def measure_samples(
   batches: Iterable[np.ndarray],
   *,
-  extractor: generation.FeatureExtractor,
+  extractor: features_lib.FeatureExtractor,
   wanted: Sequence[str],
   source: Mapping[str, Any],
-  reference: tuple[generation.ImageFeatures, Mapping[str, Any]] | None,
+  reference: tuple[features_lib.ImageFeatures, Mapping[str, Any]] | None,
   shuffle_seed: int | None,
 ) -> Numbers:
   """Measures images that come in batches.
@@ -132,7 +133,7 @@ def measure_tokenizer(
   model: types.Loaded,
   data: data_lib.DataConfig,
   *,
-  extractor: generation.FeatureExtractor | None,
+  extractor: features_lib.FeatureExtractor | None,
   wanted: Sequence[str],
   batch_size: int,
   tokens: int | None,
@@ -217,10 +218,10 @@ def measure_tokenizer(
 def read_reference(
   given: image_sets.ImageSet | data_lib.DataConfig,
   *,
-  extractor: generation.FeatureExtractor,
+  extractor: features_lib.FeatureExtractor,
   wanted: Sequence[str],
   batch_size: int,
-) -> tuple[generation.ImageFeatures, dict[str, Any]]:
+) -> tuple[features_lib.ImageFeatures, dict[str, Any]]:
   """Reads what samples are compared with.
 
   Args:
@@ -239,13 +240,13 @@ def read_reference(
   of = generation.OF_REFERENCE
   needed = {of[name] for name in wanted if name in of}
   if isinstance(given, data_lib.DataConfig):
-    collector = generation.Collector(extractor, needed)
+    collector = features_lib.Collector(extractor, needed)
     for images in progress(_valid(given, batch_size), 'reference'):
       collector.add(images)
     return collector.result(), describe_data(given)
   stored = _stored(given, extractor)
   rest = needed - set(stored)
-  features = generation.ImageFeatures()
+  features = features_lib.ImageFeatures()
   if rest and given.shape is None:
     lost = [name for name in wanted if of.get(name) in rest]
     raise UserError(
@@ -254,7 +255,7 @@ def read_reference(
       'images.'
     )
   if rest:
-    collector = generation.Collector(extractor, rest)
+    collector = features_lib.Collector(extractor, rest)
     for images in progress(given.batches(batch_size), 'reference'):
       collector.add(images)
     features = collector.result()
@@ -263,7 +264,7 @@ def read_reference(
 
 
 def _stored(
-  given: image_sets.ImageSet, extractor: generation.FeatureExtractor
+  given: image_sets.ImageSet, extractor: features_lib.FeatureExtractor
 ) -> dict[str, metrics.Moments]:
   """The moments that a file holds."""
   ours = recipe.network_recipe(extractor)
@@ -304,9 +305,9 @@ def _stored(
 
 def save_statistics(
   path: str,
-  features: generation.ImageFeatures,
+  features: features_lib.ImageFeatures,
   source: Mapping[str, Any],
-  extractor: generation.FeatureExtractor,
+  extractor: features_lib.FeatureExtractor,
 ) -> None:
   """Writes the moments of a set with their recipe; see `io.image_sets`."""
   arrays = {}
@@ -392,11 +393,11 @@ def saved(
 
 
 def _collector(
-  extractor: generation.FeatureExtractor | None, kept: set[str]
-) -> generation.Collector | None:
+  extractor: features_lib.FeatureExtractor | None, kept: set[str]
+) -> features_lib.Collector | None:
   if extractor is None or not kept:
     return None
-  return generation.Collector(extractor, kept)
+  return features_lib.Collector(extractor, kept)
 
 
 def _valid(data: data_lib.DataConfig, batch_size: int) -> Iterator[np.ndarray]:

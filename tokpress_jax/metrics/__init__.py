@@ -1,6 +1,11 @@
 """Numbers that say how good images, codes and samples are."""
 
 from tokpress_jax.metrics.codes import ScaleCodes, fit_scales, scale_codes
+from tokpress_jax.metrics.features import (
+  Collector,
+  FeatureExtractor,
+  ImageFeatures,
+)
 from tokpress_jax.metrics.frechet import (
   FeatureStats,
   Moments,
@@ -8,9 +13,6 @@ from tokpress_jax.metrics.frechet import (
 )
 from tokpress_jax.metrics.generation import (
   METRICS,
-  Collector,
-  FeatureExtractor,
-  ImageFeatures,
   InceptionScore,
   collect,
   compare,

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from tokpress_jax.metrics import features as features_lib
 from tokpress_jax.metrics import generation
 from tokpress_jax.metrics.frechet import Moments
 
@@ -30,7 +31,7 @@ _OWN: dict[str, dict[str, Any]] = {
 }
 
 
-def network_recipe(extractor: generation.FeatureExtractor) -> dict[str, Any]:
+def network_recipe(extractor: features_lib.FeatureExtractor) -> dict[str, Any]:
   """Says which network, and what happened to pixels before it."""
   weights = extractor.weights
   return {
@@ -58,9 +59,9 @@ def environment() -> dict[str, Any]:
 def numbers(
   values: Mapping[str, float],
   *,
-  extractor: generation.FeatureExtractor,
-  samples: generation.ImageFeatures,
-  reference: generation.ImageFeatures | None = None,
+  extractor: features_lib.FeatureExtractor,
+  samples: features_lib.ImageFeatures,
+  reference: features_lib.ImageFeatures | None = None,
   samples_from: Mapping[str, Any],
   reference_from: Mapping[str, Any] | None = None,
   shuffle_seed: int | None = generation.SHUFFLE_SEED,
@@ -100,7 +101,7 @@ def numbers(
 
 
 def _side(
-  features: generation.ImageFeatures, need: str, source: Mapping[str, Any]
+  features: features_lib.ImageFeatures, need: str, source: Mapping[str, Any]
 ) -> dict[str, Any]:
   moments = getattr(features, need)
   if isinstance(moments, Moments):
