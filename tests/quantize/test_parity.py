@@ -13,7 +13,7 @@ from tokpress_jax.quantize import (
   residual_vq,
   vq,
 )
-from tokpress_jax.quantize.vq import update_codebook
+from tokpress_jax.quantize.codebook import update_codebook
 
 pytestmark = [
   pytest.mark.parity,

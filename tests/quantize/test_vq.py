@@ -7,7 +7,7 @@ import pytest
 
 from tokpress_jax.quantize import VQConfig, perplexity, usage, vq
 from tokpress_jax.quantize.base import CodebookStats
-from tokpress_jax.quantize.vq import update_codebook
+from tokpress_jax.quantize.codebook import update_codebook
 
 
 def _data(tokens=200, codes=12, dim=5):

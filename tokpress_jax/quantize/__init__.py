@@ -5,6 +5,7 @@ from tokpress_jax.quantize.base import (
   Quantized,
   QuantizerConfig,
   count_codes,
+  normalize,
   perplexity,
   straight_through,
   usage,
@@ -30,7 +31,6 @@ from tokpress_jax.quantize.vq import (
   VectorQuantizer,
   VQConfig,
   nearest,
-  normalize,
   vq,
 )
 

@@ -128,6 +128,12 @@ def check_features(z: Array, dim: int, reason: str) -> None:
     raise ValueError(f'Expected z [..., {dim}], {reason}; got {z.shape}.')
 
 
+def normalize(x: Array, eps: float = 1e-12) -> Array:
+  """Scales the last axis to unit length, with a finite gradient at zero."""
+  square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(square, eps))
+
+
 def straight_through(z: Array, quantized: Array) -> Array:
   """The value of `quantized` exactly, with the gradient of `z`.
 

@@ -20,7 +20,7 @@ import numpy as np
 from flax import linen as nn
 
 from tokpress_jax.quantize import base
-from tokpress_jax.quantize.vq import normalize
+from tokpress_jax.quantize.base import normalize
 
 Array = jax.Array
 

@@ -26,6 +26,7 @@ from flax import linen as nn
 from tokpress_jax.nn import resize as resize_lib
 from tokpress_jax.nn.conv import kernel_init
 from tokpress_jax.quantize import base
+from tokpress_jax.quantize import codebook as codebook_lib
 from tokpress_jax.quantize import vq as vq_lib
 from tokpress_jax.quantize.vq import VectorQuantizer, VQConfig
 
@@ -119,11 +120,11 @@ class MultiScaleVQConfig(base.QuantizerConfig):
 
   def update(self, variables, stats, *, rng, path=()):
     """See `QuantizerConfig.update`; shared codes learn from all scales."""
-    state = vq_lib.walk(variables['codebook'], path)
+    state = codebook_lib.walk(variables['codebook'], path)
     new = update_scales(state, stats, self)
     variables = {
       **variables,
-      'codebook': vq_lib.replace(variables['codebook'], path, new),
+      'codebook': codebook_lib.replace(variables['codebook'], path, new),
     }
     if self.codebooks == 'scale':
       for k in range(len(self.grids)):
@@ -150,7 +151,7 @@ class MultiScaleVQConfig(base.QuantizerConfig):
       float32 [S, V], running averages of frequencies; zeros before the first
       update.
     """
-    return vq_lib.walk(variables['codebook'], path)['frequency']
+    return codebook_lib.walk(variables['codebook'], path)['frequency']
 
 
 def update_scales(

@@ -15,14 +15,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tokpress_jax.quantize import base
-from tokpress_jax.quantize.vq import (
-  VQConfig,
+from tokpress_jax.quantize.codebook import (
   declare,
   get_state,
   set_state,
   update_codebook,
-  vq,
 )
+from tokpress_jax.quantize.vq import VQConfig, vq
 
 Array = jax.Array
 
