@@ -15,8 +15,8 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.train.checkpoint import (
   Checkpoints,
   CorruptCheckpointWarning,
-  checksum,
 )
+from tokpress_jax.train.checksum import checksum
 
 
 @struct.dataclass

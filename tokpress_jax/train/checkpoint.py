@@ -29,6 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax.errors import UserError
+from tokpress_jax.io import safetensors
+from tokpress_jax.train.checksum import checksums
 
 _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
@@ -47,40 +49,6 @@ class Restored(NamedTuple):
 
 class _DamagedError(Exception):
   """The bytes of a step are missing, unreadable or not what was saved."""
-
-
-def checksum(x: jax.Array) -> jax.Array:
-  """Sums the bit patterns of `x`, each times an odd number of its position.
-
-  Modulo 2**32, an odd multiplier keeps every single flipped bit visible, and
-  the position makes exchanged values visible. Integer sums have no order, so
-  any sharding gives the same value.
-
-  Args:
-    x: An array of any shape and numeric type.
-
-  Returns:
-    A uint32 scalar.
-  """
-  x = jnp.asarray(x)
-  if x.dtype == jnp.bool_:
-    x = x.astype(jnp.uint8)
-  if jnp.issubdtype(x.dtype, jnp.complexfloating):
-    x = jnp.stack([x.real, x.imag], -1)
-  bits = min(8 * x.dtype.itemsize, 32)
-  words = jax.lax.bitcast_convert_type(x, jnp.dtype(f'uint{bits}'))
-  position = jnp.zeros(words.shape, jnp.uint32)
-  for axis in range(words.ndim):
-    stride = math.prod(words.shape[axis + 1 :]) % 2**32
-    iota = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-    position = position + iota * jnp.uint32(stride)
-  weight = (position * jnp.uint32(0x9E3779B1)) | jnp.uint32(1)
-  return jnp.sum(words.astype(jnp.uint32) * weight, dtype=jnp.uint32)
-
-
-@jax.jit
-def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
-  return [checksum(leaf) for leaf in leaves]
 
 
 class Checkpoints:
@@ -170,7 +138,7 @@ class Checkpoints:
         f'Typed PRNG keys cannot be stored: {", ".join(keys)}. Fold the step '
         'into a key made from the seed, or store jax.random.key_data(key).'
       )
-    sums = jax.device_get(_checksums(list(leaves.values())))
+    sums = jax.device_get(checksums(list(leaves.values())))
     body = {
       'step': step,
       'meta': dict(meta or {}),
@@ -244,7 +212,7 @@ class Checkpoints:
         for key, (shape, dtype, _) in stored.items()
       }
       leaves = self._read(step, wanted, stored)
-      return Restored(step, _nest(leaves), body['meta'])
+      return Restored(step, safetensors.unflatten(leaves), body['meta'])
 
     return self._newest_valid(read, None if step is None else [step])
 
@@ -380,7 +348,7 @@ class Checkpoints:
       reason = f'state cannot be read: {first[:200]}'
     if not _everywhere(not reason):
       raise _DamagedError(reason or 'another process could not read it')
-    sums = jax.device_get(_checksums([leaves[k] for k in items]))
+    sums = jax.device_get(checksums([leaves[k] for k in items]))
     bad = [k for k, s in zip(items, sums, strict=True) if s != stored[k][2]]
     if bad:
       raise _DamagedError('wrong checksum of ' + ', '.join(bad))
@@ -434,18 +402,6 @@ def _flatten(tree: Any) -> dict[str, Any]:
     jax.tree_util.keystr(path, simple=True, separator='/'): leaf
     for path, leaf in pairs
   }
-
-
-def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-  """Inverse of `_flatten` for trees of dicts."""
-  tree: dict[str, Any] = {}
-  for key, leaf in leaves.items():
-    *parents, name = key.split('/')
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[name] = leaf
-  return tree
 
 
 def _is_prng_key(x: Any) -> bool:
