@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from tokpress_jax import metrics, workdir
 from tokpress_jax.cli import measure
+from tokpress_jax.cli import reference as reference_lib
 from tokpress_jax.cli.evaluate_flags import Flags, check_used
 from tokpress_jax.data.config import DataConfig
 from tokpress_jax.errors import UserError
@@ -246,11 +247,11 @@ def _reference(
   given: Any = data
   if flags.reference is not None:
     given = image_sets.open_images(flags.reference)
-  reference = measure.read_reference(
+  reference = reference_lib.read_reference(
     given, extractor=extractor, wanted=wanted, batch_size=extractor.batch_size
   )
   if flags.save_statistics:
-    measure.save_statistics(flags.save_statistics, *reference, extractor)
+    reference_lib.save_statistics(flags.save_statistics, *reference, extractor)
     print(f'statistics of the reference: {flags.save_statistics}')
   return reference
 
