@@ -15,6 +15,7 @@ from tokpress_jax.generators import (
 from tokpress_jax.models import ClipTextConfig
 from tokpress_jax.models.vit import ViTConfig
 from tokpress_jax.tokenizers import (
+  KARLConfig,
   MultiScaleConfig,
   OneDConfig,
   TiTokConfig,
@@ -69,6 +70,21 @@ MASK_GEN = MaskGenConfig(
 CLIP_TEXT = ClipTextConfig(
   vocabulary=16, length=6, width=8, depth=2, heads=2, features=8
 )
+KARL = KARLConfig(
+  image_size=8,
+  channels=1,
+  patch=4,
+  tokens=5,
+  slots=5,
+  encoder=TOWER,
+  decoder=TOWER,
+  quantizer=quantize.FSQConfig(levels=(4, 4)),
+  bins=(0.1, 0.2),
+  halting_width=8,
+  places=2,
+  vqgan=None,
+  spread=0.02,
+)
 VIT = ViTConfig(
   image_size=8, channels=1, patch=4, width=16, heads=2, depth=1, classes=3
 )
@@ -89,6 +105,21 @@ IMAGES = jax.random.uniform(jax.random.key(1), (2, 8, 8, 1), minval=-1)
 @functools.cache
 def one_d():
   return loaded(ONE_D, 'tokenizer', IMAGES)
+
+
+@functools.cache
+def karl():
+  """It halts: more than one number of tokens, of any slots."""
+  config = KARL
+  module = config.build()
+  length, bins = jnp.full(2, 5), jnp.zeros(2, jnp.int32)
+  init = lambda rng: module.init(
+    rng, IMAGES, length, bins=bins, method='try_out'
+  )
+  variables = jax.jit(init)(jax.random.key(0))
+  variables['params']['encoder']['halting_out']['kernel'] *= 100
+  spec = types.Spec(name='tiny', family='tokenizer', config=config)
+  return types.Loaded(module, variables, spec)
 
 
 @functools.cache

@@ -72,6 +72,8 @@ def write(
 
   Raises:
     UserError: Something else is there, or the directory cannot be written.
+    ValueError: The tokenizer selects and a record has no slots, or has some and
+      it does not.
   """
   path = pathlib.Path(path).expanduser()
   coding = coding or coding_of(header)
@@ -89,7 +91,8 @@ def write(
     with file:
       text = header.to_json()
       file.write(_HEAD.pack(_MAGIC, len(text), zlib.crc32(text)) + text)
-      sizes = [file.write(data) for data in coding.encode(records)]
+      checked = _with_slots(records, header)
+      sizes = [file.write(data) for data in coding.encode(checked)]
       index = np.array(sizes, '<u4').tobytes()
       file.write(index)
       file.write(_TAIL.pack(zlib.crc32(index), len(sizes), _MAGIC))
@@ -230,6 +233,17 @@ def is_token_file(path: str | os.PathLike[str]) -> bool:
   with contextlib.suppress(OSError), open(path, 'rb') as file:
     return file.read(len(_MAGIC)) == _MAGIC
   return False
+
+
+def _with_slots(records: Iterable[Record], header: Header) -> Iterator[Record]:
+  """Gives the records, checked to have slots if, and only if, they must."""
+  for number, record in enumerate(records):
+    if (record.slots is not None) != header.selects:
+      raise ValueError(
+        f'record {number} has {"no " if header.selects else ""}slots, and the '
+        f'header says selects={header.selects}'
+      )
+    yield record
 
 
 def _open(path: str) -> int:

@@ -103,6 +103,9 @@ class Tokenizer(nn.Module):
     take = lambda x: x
     if order is not None:
       take = lambda x: jnp.take_along_axis(x, order, axis=1)
+    elif self.config.selects:
+      order = jnp.arange(self.num_tokens, dtype=jnp.int32)[None, :, None]
+      order = jnp.broadcast_to(order, (images.shape[0], self.num_tokens, 1))
     size = jnp.array(images.shape[1:3], jnp.int32)
     continuous = self.config.continuous
     return types.Encoded(
