@@ -1,10 +1,17 @@
 """Pruners: which tokens can the next layer do without?
 
 pruner = score, budget, select or merge, positions. Every primitive is a pure
-function of arrays; a method is a few lines over them.
+function of arrays; a method is a few lines over them. The parts by kind:
+`scores`, `similarities`, `selectors`, `schedules`, `allocators`.
 """
 
-from tokpress_jax.pruners import allocators, schedules
+from tokpress_jax.pruners import (
+  allocators,
+  schedules,
+  scores,
+  selectors,
+  similarities,
+)
 from tokpress_jax.pruners.base import Pruner, PrunerProtocol
 from tokpress_jax.pruners.budgets import (
   Budget,
@@ -93,8 +100,11 @@ __all__ = [
   'reduce_tokens',
   'residual_token',
   'schedules',
+  'scores',
   'segments',
   'selection',
+  'selectors',
+  'similarities',
   'soft_assign',
   'spaced',
   'tome_plan',

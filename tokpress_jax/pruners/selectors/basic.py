@@ -1,9 +1,6 @@
-"""Selectors: which tokens stay, as a mask, and the reduction of a mask.
+"""Top-k, even spacing, and the reduction of a mask.
 
 Dimension letters: B batch, N token slots, K kept slots.
-
-Each selector takes `count` [B], the number of unprotected tokens that a row
-keeps; protected ones stay beside them.
 """
 
 from __future__ import annotations
@@ -91,6 +88,22 @@ def selection(
     assign=OneHot(target, merged=0),
     positions=jnp.where(valid[..., None], positions, 0),
   )
+
+
+def order_of(step: Array, *, protected: Array) -> Array:
+  """The rank of tokens by (protected, step, slot).
+
+  Args:
+    step: int32 [B, N], when each token was taken; the same high number for all
+      that were not.
+    protected: [B, N] bool.
+
+  Returns:
+    int32 [B, N].
+  """
+  tier = jnp.where(protected, 0, 1)
+  slots = jnp.broadcast_to(jnp.arange(step.shape[1]), step.shape)
+  return invert(jax.lax.sort((tier, step, slots), num_keys=3)[2])
 
 
 def invert(order: Array) -> Array:

@@ -1,0 +1,240 @@
+"""Similarities and distances between tokens: all pairs, or a row per pick.
+
+Dimension letters: B batch, N, M token slots, D features, A heads, P axes of a
+position, Q block of tokens.
+
+A greedy selector that picks K of N tokens reads K rows of the N x N matrix. It
+takes a `Rows`: a function from the slots picked, int32 [B], to each token's
+similarity (or distance) to its row's pick, float32 [B, N]. Only algorithms that
+need all pairs at once should form a whole Gram matrix; `by_blocks` reduces all
+pairs to a number per token without ever holding them.
+
+Padding is not known here: what is said about padded slots is arbitrary but
+finite if their features are, and selectors ignore it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from tokpress_jax.errors import UserError
+from tokpress_jax.nn.norms import l2_normalize
+from tokpress_jax.types import Array
+
+Rows = Callable[[Array], Array]
+
+
+def mean_heads(keys: Array) -> Array:
+  """Mean of the heads' vectors (ToMe, VisionZip).
+
+  Args:
+    keys: [B, A, N, D].
+
+  Returns:
+    float32 [B, N, D].
+  """
+  return keys.astype(jnp.float32).mean(axis=1)
+
+
+def join_heads(keys: Array) -> Array:
+  """Puts the heads' vectors end to end (DART, PruMerge): [B, N, A D]."""
+  batch, heads, slots, width = keys.shape
+  return keys.transpose(0, 2, 1, 3).reshape(batch, slots, heads * width)
+
+
+def cosine(x: Array, y: Array | None = None) -> Array:
+  """Cosines of all pairs.
+
+  Args:
+    x: [B, N, D].
+    y: [B, M, D]; x if not given.
+
+  Returns:
+    float32 [B, N, M]; 0 for vectors that are 0.
+  """
+  a = l2_normalize(x.astype(jnp.float32))
+  b = a if y is None else l2_normalize(y.astype(jnp.float32))
+  return jnp.einsum('bnd,bmd->bnm', a, b, precision='highest')
+
+
+def scaled_distance(x: Array, y: Array | None = None) -> Array:
+  """Euclidean distances of all pairs, over sqrt(D) (DPC-KNN clustering).
+
+  Differences are taken before they are squared, a block of tokens at a time:
+  |x|^2 + |y|^2 - 2 x y loses what near tokens differ by.
+
+  Args:
+    x: [B, N, D].
+    y: [B, M, D]; x if not given.
+
+  Returns:
+    float32 [B, N, M].
+  """
+  x = x.astype(jnp.float32)
+  y = x if y is None else y.astype(jnp.float32)
+
+  def to_one(row):  # [B, D]
+    return jnp.sqrt(jnp.mean(jnp.square(y - row[:, None]), axis=-1))
+
+  return jnp.moveaxis(jax.lax.map(to_one, jnp.moveaxis(x, 1, 0)), 0, 1)
+
+
+def by_blocks(
+  x: Array, reduce: Callable[[Array, Array], Array], *, block: int = 256
+) -> Array:
+  """Reduces the cosines of all pairs to a number per token.
+
+  Args:
+    x: [B, N, D].
+    reduce: from cosines [B, Q, N] of some tokens to all, and the slots int32
+      [Q] of those tokens, to [B, Q].
+    block: Q; memory is B Q N numbers.
+
+  Returns:
+    [B, N].
+  """
+  unit = l2_normalize(x.astype(jnp.float32))
+  batch, slots, width = unit.shape
+  block = min(block, slots)
+  blocks = -(-slots // block)
+  padded = jnp.pad(unit, ((0, 0), (0, blocks * block - slots), (0, 0)))
+  padded = padded.reshape(batch, blocks, block, width)
+
+  def one(inputs):
+    index, part = inputs
+    pairs = jnp.einsum('bqd,bnd->bqn', part, unit, precision='highest')
+    return reduce(pairs, index * block + jnp.arange(block))
+
+  out = jax.lax.map(one, (jnp.arange(blocks), jnp.moveaxis(padded, 1, 0)))
+  return jnp.moveaxis(out, 0, 1).reshape(batch, -1)[:, :slots]
+
+
+def nearest_other(x: Array, among: Array) -> Array:
+  """Cosine of each token to the nearest other one.
+
+  Args:
+    x: [B, N, D].
+    among: [B, N] bool, the tokens that count as others.
+
+  Returns:
+    float32 [B, N]; -inf where there is no other.
+  """
+  slots = jnp.arange(x.shape[1])[None]
+
+  def reduce(pairs, index):
+    other = among[:, None] & (index[:, None] != slots)[None]
+    return jnp.max(jnp.where(other, pairs, -jnp.inf), axis=2)
+
+  return by_blocks(x, reduce)
+
+
+def gram_rows(gram: Array) -> Rows:
+  """The rows of a matrix of all pairs [B, N, N]."""
+  return lambda pick: jnp.take_along_axis(gram, pick[:, None, None], axis=1)[
+    :, 0
+  ].astype(jnp.float32)
+
+
+def cosine_rows(x: Array) -> Rows:
+  """Cosines of all tokens [B, N, D] to a row's pick."""
+  unit = l2_normalize(x.astype(jnp.float32))
+  return lambda pick: jnp.einsum(
+    'bnd,bd->bn', unit, take_slot(unit, pick), precision='highest'
+  )
+
+
+def cosine_distance_rows(x: Array) -> Rows:
+  """1 - cosine of all tokens [B, N, D] to a row's pick."""
+  rows = cosine_rows(x)
+  return lambda pick: 1 - rows(pick)
+
+
+def distance_rows(points: Array, *, scale: Array | float = 1.0) -> Rows:
+  """Euclidean distances of all points to a row's pick.
+
+  Args:
+    points: [B, N, P], places in a grid or in space, or features.
+    scale: a number or [B] that distances are divided by; sqrt(D) gives
+      `scaled_distance`.
+
+  Returns:
+    The rows.
+  """
+  points = points.astype(jnp.float32)
+  scale = jnp.reshape(jnp.asarray(scale, jnp.float32), (-1, 1))
+
+  def rows(pick):
+    square = jnp.square(points - take_slot(points, pick)[:, None])
+    return jnp.sqrt(jnp.sum(square, axis=-1)) / scale
+
+  return rows
+
+
+def reach(points: Array, pick: Array, *, among: Array) -> Array:
+  """Largest distance of some points from one of them.
+
+  SeGPruner scales its geometric distances by this, taken at its first pick.
+
+  Args:
+    points: [B, N, P].
+    pick: int32 [B].
+    among: [B, N] bool, the points that count.
+
+  Returns:
+    float32 [B], 1 if all points coincide.
+  """
+  distance = jnp.where(among, distance_rows(points)(pick), 0).max(axis=1)
+  return jnp.where(distance > 0, distance, 1)
+
+
+def mixture(parts: Sequence[tuple[float, Rows]]) -> Rows:
+  """Weighted sum of rows.
+
+  SeGPruner's fused distance is `mixture([(w, distance_rows(xyz, scale=r)),
+  (1 - w, cosine_distance_rows(x))])`.
+
+  Args:
+    parts: (weight, rows).
+
+  Returns:
+    The rows.
+
+  Raises:
+    UserError: if there are no parts.
+  """
+  if not parts:
+    raise UserError('a mixture needs at least one (weight, rows) pair')
+
+  def rows(pick):
+    return sum(
+      (weight * part(pick) for weight, part in parts[1:]),
+      start=parts[0][0] * parts[0][1](pick),
+    )
+
+  return rows
+
+
+def with_text(rows: Rows, text: Array, *, weight: float) -> Rows:
+  """Adds what each token is worth to a text to its similarity to a pick.
+
+  Recoverable Compression adds 50 times a CLIP text similarity to the cosine of
+  keys.
+
+  Args:
+    rows: of N tokens.
+    text: [B, N] score of each token, see `scores.text_similarity`.
+    weight: its factor.
+
+  Returns:
+    The rows.
+  """
+  term = weight * text.astype(jnp.float32)
+  return lambda pick: rows(pick) + term
+
+
+def take_slot(x: Array, pick: Array) -> Array:
+  """Takes one slot of each row: x [B, N, ...] at [B] to [B, ...]."""
+  return jax.vmap(lambda row, at: jnp.take(row, at, axis=0))(x, pick)
