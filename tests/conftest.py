@@ -13,11 +13,16 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
-_flags = os.environ.get('XLA_FLAGS', '')
-if 'host_platform_device_count' not in _flags:
-  os.environ['XLA_FLAGS'] = (
-    f'{_flags} --xla_force_host_platform_device_count=8'.strip()
-  )
+# Compiling is most of the time: LLVM's optimisation is left out.
+_FLAGS = {
+  'xla_force_host_platform_device_count': '8',
+  'xla_backend_optimization_level': '0',
+  'xla_llvm_disable_expensive_passes': 'true',
+}
+_given = os.environ.get('XLA_FLAGS', '')
+os.environ['XLA_FLAGS'] = ' '.join(
+  [_given, *(f'--{k}={v}' for k, v in _FLAGS.items() if k not in _given)]
+).strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

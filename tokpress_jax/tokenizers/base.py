@@ -100,17 +100,19 @@ class Tokenizer(nn.Module):
     order: Array | None = None,
   ) -> types.Encoded:
     """Tokens; `order` int32 [B, N, 1] says which slot is where."""
-    take = lambda x: x
+    codes, embeddings = out.codes, out.embeddings
     if order is not None:
-      take = lambda x: jnp.take_along_axis(x, order, axis=1)
+      embeddings = jnp.take_along_axis(embeddings, order, axis=1)
+      if codes is not None:
+        codes = jnp.take_along_axis(codes, order, axis=1)
     elif self.config.selects:
       order = jnp.arange(self.num_tokens, dtype=jnp.int32)[None, :, None]
       order = jnp.broadcast_to(order, (images.shape[0], self.num_tokens, 1))
     size = jnp.array(images.shape[1:3], jnp.int32)
     continuous = self.config.continuous
     return types.Encoded(
-      codes=None if continuous else take(out.codes),
-      embeddings=take(out.embeddings) if continuous else None,
+      codes=None if continuous else codes,
+      embeddings=embeddings if continuous else None,
       valid=lengths_lib.prefix_mask(length, self.num_tokens),
       length=length,
       positions=order,
