@@ -17,7 +17,6 @@ PRUNERS = {
   'random': pruners.Random(budget=Ratio(ratio=0.4, rounding='ceil')),
   'stride': pruners.Stride(budget=pruners.Bytes(limit=56, per_token=8)),
   'tome': pruners.ToMe(budget=pruners.Remove(tokens=4), positions='mean'),
-  'tome-features': pruners.ToMe(budget=Ratio(ratio=0.7), metric='features'),
   'tome-random': pruners.RandomToMe(budget=7),
   'tome-kth': pruners.EveryKth(budget=Ratio(ratio=1 / 3)),
   'pitome': pruners.PiToMe(budget=pruners.Remove(tokens=4)),

@@ -10,7 +10,7 @@ import pytest
 
 from tokpress_jax import pruners
 from tokpress_jax.pruners import scores
-from tokpress_jax.types import Dense, OneHot, Tokens
+from tokpress_jax.types import Dense, OneHot, Signals, Tokens
 
 SLOTS, WIDTH = 20, 5
 LENGTHS = (20, 9, 5, 9, 20, 5, 9, 20)
@@ -342,6 +342,27 @@ def test_soft_becomes_nearest_and_keeps_mass():
   np.testing.assert_allclose(
     pruners.dense(soft(support=own)), pruners.dense(pruned), atol=1e-6
   )
+
+
+def test_token_transforming_spreads_over_what_the_class_token_sees():
+  tokens, metric, score, _ = make()
+  pruner = pruners.TokenTransforming(budget=4, temperature=0.3)
+  row = jnp.exp(jnp.stack([score, score], axis=1))
+  signals = Signals(keys=metric[:, None], attention_row=row)
+  out, reduction = pruner(tokens, signals)
+  matrix = pruners.dense(reduction)
+  for i in range(ROWS):
+    valid = np.asarray(reduction.valid[i])
+    x = np.asarray(tokens.features[i])
+    for k in np.flatnonzero(valid):
+      found = oracle('soft', i)[int(reduction.index[i, k])]
+      members, weights = list(found), np.array(list(found.values()))
+      full = np.zeros(SLOTS)
+      full[members] = weights
+      np.testing.assert_allclose(matrix[i, k], full, atol=1e-5)
+      want = (x[members] * weights[:, None]).sum(axis=0) / weights.sum()
+      np.testing.assert_allclose(out.features[i, k], want, atol=1e-5)
+      np.testing.assert_allclose(out.mass[i, k], weights.sum(), atol=1e-5)
 
 
 def test_soft_weights_are_learned():
