@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from tokpress_jax.nn.norms import l2_normalize
-from tokpress_jax.pruners import reduction, selectors
+from tokpress_jax.pruners import reduction, selectors, similarities
 from tokpress_jax.types import Array
 
 
@@ -167,8 +166,7 @@ def masked_step(
 
   source = (at >= kept) & (at < middle)  # [B, N]
   target = (at >= num_protected) & (at < kept)
-  unit = jax.lax.stop_gradient(l2_normalize(x.astype(jnp.float32)))
-  pairs = jnp.einsum('bie,bje->bij', unit, unit, precision='highest')
+  pairs = similarities.cosine(jax.lax.stop_gradient(x))
   pairs = jnp.where(target[:, None], pairs, -jnp.inf)
   join = source[..., None] & (jnp.argmax(pairs, axis=2)[..., None] == at[None])
   join = join.swapaxes(1, 2).astype(jnp.float32)  # [B, to, from]

@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.nn.norms import l2_normalize
-from tokpress_jax.pruners import base, budgets, reduction, tome
+from tokpress_jax.pruners import base, budgets, reduction, similarities, tome
 from tokpress_jax.pruners.mergers.grouped import (
   count_free,
   grouped,
@@ -77,8 +76,7 @@ def energy_bipartite(
     energy (with 'all', the rest of A by falling similarity), B by energy.
   """
   free, _, number = count_free(tokens)
-  unit = jax.lax.stop_gradient(l2_normalize(metric.astype(jnp.float32)))
-  pairs = jnp.einsum('bie,bje->bij', unit, unit, precision='highest')
+  pairs = similarities.cosine(jax.lax.stop_gradient(metric))
   rank = rank_of(energy(pairs, among=free, margin=margin), among=free)
   count = jnp.minimum(jnp.minimum(count, num_merged), number // 2)[:, None]
   taking_part = free if partition == 'all' else free & (rank < 2 * count)

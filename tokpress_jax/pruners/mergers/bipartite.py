@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.nn.norms import l2_normalize
 from tokpress_jax.pruners import reduction as reduction_lib
-from tokpress_jax.pruners import scores, selectors
+from tokpress_jax.pruners import scores, selectors, similarities
 from tokpress_jax.pruners.mergers.grouped import count_free, grouped, rank_of
 from tokpress_jax.pruners.mergers.nearest import closest
 from tokpress_jax.types import Array, OneHot, Reduction, Tokens
@@ -57,12 +56,9 @@ def bipartite(
   tier = jnp.where(protected, 0, jnp.where(tokens.valid, 1, 2))
   dealt = jnp.argsort(tier, axis=1, stable=True)  # [B, N] dealt to slot
   free = jnp.take_along_axis(tier == 1, dealt, axis=1)
-  metric = reduction_lib.gather(metric.astype(jnp.float32), dealt)
-  metric = jax.lax.stop_gradient(l2_normalize(metric))
+  metric = jax.lax.stop_gradient(reduction_lib.gather(metric, dealt))
 
-  pairs = jnp.einsum(
-    'bie,bje->bij', metric[:, 0::2], metric[:, 1::2], precision='highest'
-  )
+  pairs = similarities.cosine(metric[:, 0::2], metric[:, 1::2])
   allowed = free[:, 0::2, None] & free[:, None, 1::2]
   pairs = jnp.where(allowed, pairs, -jnp.inf)
   closest = jnp.max(pairs, axis=2)  # [B, N_A]

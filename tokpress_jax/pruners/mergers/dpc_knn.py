@@ -10,6 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from tokpress_jax.pruners import similarities
 from tokpress_jax.pruners.mergers.grouped import (
   count_free,
   grouped,
@@ -54,7 +55,7 @@ def dpc_knn(
   """
   free, _, number = count_free(tokens)
   x = jax.lax.stop_gradient(metric.astype(jnp.float32))
-  distance = pair_distances(x) / jnp.sqrt(jnp.float32(x.shape[-1]))
+  distance = similarities.scaled_distance(x)
   both = free[:, None] & free[:, :, None]
   apart = jnp.where(both, distance, jnp.inf)
   near = -jax.lax.top_k(-apart, min(neighbours, x.shape[1]))[0]
@@ -80,12 +81,3 @@ def dpc_knn(
   lead = jnp.where(centre | (tokens.protected & tokens.valid), slots, lead)
   by_score = rows_last(tokens, rank) if order == 'score' else None
   return grouped(tokens, lead, capacity=capacity, rank=by_score)
-
-
-def pair_distances(x: Array) -> Array:
-  """Euclidean distances of all pairs of x [B, N, E]: float32 [B, N, N]."""
-  square = jnp.sum(x * x, axis=-1)
-  inner = jnp.einsum('bie,bje->bij', x, x, precision='highest')
-  away = square[:, :, None] + square[:, None] - 2 * inner
-  own = jnp.eye(x.shape[1], dtype=bool)[None]
-  return jnp.sqrt(jnp.where(own, 0, jnp.maximum(away, 0)))

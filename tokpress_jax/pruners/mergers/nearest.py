@@ -11,8 +11,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from tokpress_jax.nn.norms import l2_normalize
 from tokpress_jax.pruners import reduction as reduction_lib
+from tokpress_jax.pruners import similarities
 from tokpress_jax.pruners.mergers.grouped import count_free, grouped
 from tokpress_jax.types import Array, Reduction, Tokens
 
@@ -41,11 +41,10 @@ def closest(
     where a token is neither of all these; and the similarity float32 [B, N] to
     it, 1 where a token stays.
   """
-  unit = jax.lax.stop_gradient(l2_normalize(metric.astype(jnp.float32)))
+  metric = jax.lax.stop_gradient(metric)
   kept = kept & tokens.valid & ~tokens.protected
   at = jnp.argsort(~kept, axis=1, stable=True)[:, :capacity]
-  ours = reduction_lib.gather(unit, at)  # [B, K, E]
-  pairs = jnp.einsum('bne,bke->bnk', unit, ours, precision='highest')
+  pairs = similarities.cosine(metric, reduction_lib.gather(metric, at))
   takes = jnp.take_along_axis(kept, at, axis=1)
   pairs = jnp.where(takes[:, None], pairs, -jnp.inf)
   best = jnp.take_along_axis(at, jnp.argmax(pairs, axis=2), axis=1)

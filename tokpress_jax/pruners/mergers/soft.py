@@ -11,9 +11,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from tokpress_jax.nn.norms import l2_normalize
 from tokpress_jax.pruners import reduction as reduction_lib
-from tokpress_jax.pruners import selectors
+from tokpress_jax.pruners import selectors, similarities
 from tokpress_jax.types import Array, Dense, Reduction, Tokens
 
 
@@ -55,9 +54,9 @@ def knn_weighted(
   base = selectors.selection(
     tokens, (kept | protected) & valid, capacity=capacity, rank=rank
   )
-  unit = jax.lax.stop_gradient(l2_normalize(metric.astype(jnp.float32)))
-  ours = reduction_lib.gather(unit, base.index)
-  pairs = jnp.einsum('bke,bne->bkn', ours, unit, precision='highest')
+  metric = jax.lax.stop_gradient(metric)
+  ours = reduction_lib.gather(metric, base.index)
+  pairs = similarities.cosine(ours, metric)
   own = base.index[:, :, None] == jnp.arange(valid.shape[1])[None, None]
   takes = base.valid & ~jnp.take_along_axis(protected, base.index, axis=1)
   allowed = takes[:, :, None] & sources[:, None] & ~own
@@ -107,10 +106,8 @@ def soft_assign(
   base = selectors.selection(
     tokens, (kept & valid) | protected, capacity=capacity, rank=rank
   )
-  unit = l2_normalize(metric.astype(jnp.float32))
-  ours = reduction_lib.gather(unit, base.index)
-  logits = jnp.einsum('bke,bne->bkn', ours, unit, precision='highest')
-  logits = logits / temperature
+  ours = reduction_lib.gather(metric, base.index)
+  logits = similarities.cosine(ours, metric) / temperature
   takes = base.valid & ~jnp.take_along_axis(protected, base.index, axis=1)
   allowed = takes[:, :, None] & (valid & ~protected)[:, None]
   if support is not None:
