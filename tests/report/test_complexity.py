@@ -76,3 +76,14 @@ def test_noise_and_other_images_take_more(found):
   assert 'Spearman of tokens and shapes: 1.000' in text.caption
   assert len(text.rows) == len(np.unique(drawings()[1]))
   assert len(complexity.complexity_figure(found).axes) == 3
+
+
+def test_examples_show_one_image_of_each_kind():
+  images, known = drawings()
+  policy = tokenizers.Quality(target=60.0)
+  sheet = complexity.examples_sheet(TOY.load(), images, known, policy)
+  cells = np.asarray(sheet.convert('RGBA'))
+  white = (cells[..., :3] == 255).all(axis=-1) & (cells[..., 3] == 255)
+  # Cells of 18 x 18 a pixel: k white ones for each k, twice.
+  expected = 2 * np.unique(known).sum() * 18**2
+  assert white.sum() == expected

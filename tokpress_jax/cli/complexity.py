@@ -35,7 +35,8 @@ class Flags:
     psnr: dB that are good enough.
     threshold: Of the chance that a token can be spared, see `Halting`.
     images: At most so many of each set.
-    out: The picture.
+    out: The picture; beside it NAME_examples.png has the first image of each
+      class, and what its tokens give back.
     seed: Of the noise.
   """
 
@@ -52,7 +53,7 @@ class Flags:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Prints the tables and writes the picture."""
+  """Prints the tables and writes the pictures."""
   flags = tyro.cli(Flags, args=list(argv), prog='tokpress complexity')
   if (flags.loss is None) == (flags.psnr is None):
     raise UserError('Give --loss X (a tokenizer that halts) or --psnr DB.')
@@ -80,7 +81,10 @@ def main(argv: Sequence[str]) -> None:
   out.parent.mkdir(parents=True, exist_ok=True)
   figure = complexity.complexity_figure(found, what=what)
   out.write_bytes(viz.figure_png(figure))
-  print(out)
+  sheet = complexity.examples_sheet(model, images, classes, policy)
+  examples = out.with_name(f'{out.stem}_examples.png')
+  examples.write_bytes(viz.png(sheet))
+  print(f'{out}\n{examples}')
 
 
 def _read(

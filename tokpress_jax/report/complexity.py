@@ -27,6 +27,7 @@ from tokpress_jax.tokenizers.lengths import decibels
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
+  from PIL import Image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -284,6 +285,31 @@ def complexity_figure(
   )
   for axes, title in zip(row, titles, strict=True):
     viz.dress(axes, theme, title=title)
+  middle.margins(y=0.1)
   middle.set_ylim(bottom=0)
   left.set_ylim(bottom=0)
   return figure
+
+
+def examples_sheet(
+  tokenizer: types.Loaded, images: np.ndarray, known: np.ndarray, policy: Any
+) -> Image.Image:
+  """The first image of each known complexity, and what its tokens give back.
+
+  Args:
+    tokenizer: the tokenizer.
+    images: float32 [N, H, W, C] in [-1, 1].
+    known: int [N].
+    policy: see `measure_complexity`.
+  """
+  _, first = np.unique(known, return_index=True)
+  shown = images[first]
+  encoded = jax.jit(lambda m, x: m.encode(x, policy=policy))(tokenizer, shown)
+  again = jax.jit(lambda m, e: m.decode(e))(tokenizer, encoded)
+  tokens = [int(n) for n in encoded.length]
+  return viz.sheet(
+    [shown, np.asarray(again)],
+    row_labels=('original', 'decoded'),
+    column_labels=[f'{n} token{"s" if n != 1 else ""}' for n in tokens],
+    cell=72,
+  )
