@@ -49,6 +49,11 @@ from tokpress_jax.pruners.reduction import (
   unmerge,
 )
 from tokpress_jax.pruners.selectors import selection, spaced, top
+from tokpress_jax.pruners.token_learner import (
+  TokenFuser,
+  TokenLearner,
+  TokenLearnerConv,
+)
 from tokpress_jax.pruners.token_transforming import TokenTransforming
 from tokpress_jax.pruners.tome import EveryKth, RandomToMe, ToMe, tome_plan
 from tokpress_jax.pruners.topk import (
@@ -74,6 +79,9 @@ __all__ = [
   'Remove',
   'Stride',
   'ToMe',
+  'TokenFuser',
+  'TokenLearner',
+  'TokenLearnerConv',
   'TokenTransforming',
   'TopAttention',
   'TopK',
