@@ -49,6 +49,7 @@ from tokpress_jax.pruners.reduction import (
   unmerge,
 )
 from tokpress_jax.pruners.selectors import selection, spaced, top
+from tokpress_jax.pruners.super_tokens import SuperTokenAttention
 from tokpress_jax.pruners.token_learner import (
   TokenFuser,
   TokenLearner,
@@ -78,6 +79,7 @@ __all__ = [
   'RandomToMe',
   'Remove',
   'Stride',
+  'SuperTokenAttention',
   'ToMe',
   'TokenFuser',
   'TokenLearner',
