@@ -138,7 +138,8 @@ class SuperTokenAttention(nn.Module):
     pixels = to_cells(x.astype(jnp.float32), self.size)
     share, total = shares(pixels, iterations=self.iterations)
     tokens = self._attend(gathered(pixels, share, total))
-    out = from_cells(spread(tokens, share), self.size, x.shape[1:3])
+    shape = (x.shape[1], x.shape[2])
+    out = from_cells(spread(tokens, share), self.size, shape)
     return out.astype(x.dtype)
 
   def _attend(self, x: Array) -> Array:
