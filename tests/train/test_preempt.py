@@ -50,7 +50,9 @@ SCRIPT = """
 def start(workdir, early='late'):
   here = pathlib.Path(__file__).resolve().parent
   path = os.pathsep.join([str(here), str(here.parent.parent)])
-  env = {**os.environ, 'PYTHONPATH': path, 'XLA_FLAGS': ''}
+  # One device, compiled as this process does.
+  flags = os.environ['XLA_FLAGS'].replace('device_count=8', 'device_count=1')
+  env = {**os.environ, 'PYTHONPATH': path, 'XLA_FLAGS': flags}
   return subprocess.Popen(
     [
       sys.executable,
