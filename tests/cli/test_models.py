@@ -152,8 +152,9 @@ def test_a_budget_between_two_lengths_is_rounded_and_said(here, tmp_path):
     ),
     (
       ['encode', 'M/one_d', 'M/images', '--loss', '0.1'],
-      'Halting is for tokenizers',
+      'give --psnr DB',
     ),
+    (['complexity', 'M/one_d', '--loss', '0.1'], 'give --psnr DB'),
     (['complexity', 'M/one_d'], 'Give --loss X'),
     (['decode', 'M/one_d'], 'at least one token file'),
     (['encode', 'M/one_d', 'M/images', '--data', 'digits'], 'not both'),

@@ -147,3 +147,12 @@ def write_png(path: pathlib.Path, pixels: Any) -> None:
     pixels = images.to_uint8(pixels)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_bytes(images.encode_png(pixels))
+
+
+def check_halts(config: Any, name: str) -> None:
+  """Raises `UserError` unless a tokenizer takes --loss."""
+  if not config.selects:
+    raise UserError(
+      f'{name} does not say which of its tokens it can spare, which --loss '
+      'needs (KARL does); give --psnr DB, for the fewest that give so many dB.'
+    )

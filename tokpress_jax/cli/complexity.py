@@ -61,6 +61,8 @@ def main(argv: Sequence[str]) -> None:
   if flags.loss is not None:
     policy = Halting(target=flags.loss, threshold=flags.threshold)
   model = common.load(flags.model, 'tokenizer')
+  if flags.loss is not None:
+    common.check_halts(model.module.config, flags.model)
   images, classes = _read(flags.data, flags.split, flags, model)
   if (classes < 0).any():
     raise UserError(f'{flags.data} has no classes to compare tokens with.')

@@ -203,6 +203,7 @@ def _policy(flags: Flags, config: Any) -> tuple[Any, int]:
   if flags.psnr is not None:
     return Quality(target=flags.psnr), whole
   if flags.loss is not None:
+    common.check_halts(config, flags.model)
     return Halting(target=flags.loss), whole
   length = whole if flags.tokens is None else flags.tokens
   length = legal_length(length, config.boundaries)
