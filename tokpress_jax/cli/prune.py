@@ -85,12 +85,15 @@ def main(argv: Sequence[str]) -> None:
     np.broadcast_to(image, (*image.shape[:2], 3)).copy(),
     pruned.reductions,
     grid=(config.grid, config.grid),
-    leading=int(config.class_token),
+    leading=config.num_special,
     panels=len(sites),
   )
   common.write_png(pathlib.Path(flags.out), picture)
   for site, reduction in zip(pruned.sites, pruned.reductions, strict=True):
     print(f'{site}: {int(reduction.valid[0].sum())} tokens')
+  if not config.classes:
+    print(flags.out)
+    return
   print(
     f'class {int(whole.logits[0].argmax())} with all tokens, '
     f'{int(pruned.logits[0].argmax())} after pruning: {flags.out}'

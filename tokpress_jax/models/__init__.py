@@ -1,4 +1,4 @@
-"""Hosts, in which pruners stand, and the text encoder that others read."""
+"""Hosts, in which pruners stand, and the text encoders that others read."""
 
 from tokpress_jax.models.clip_codes import clip_codes
 from tokpress_jax.models.clip_text import (
@@ -6,15 +6,9 @@ from tokpress_jax.models.clip_text import (
   ClipTextConfig,
   TextFeatures,
 )
+from tokpress_jax.models.counts import model_flops, token_counts
 from tokpress_jax.models.sites import Plan, parse_plan
-from tokpress_jax.models.vit import (
-  PRESETS,
-  ViT,
-  ViTConfig,
-  ViTOutput,
-  model_flops,
-  token_counts,
-)
+from tokpress_jax.models.vit import PRESETS, ViT, ViTConfig, ViTOutput
 
 __all__ = [
   'PRESETS',

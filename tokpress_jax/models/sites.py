@@ -1,11 +1,12 @@
 """Where pruners stand in a host, and what a host computes for them.
 
 A plan is a tuple of (site, pruner). Sites of a transformer tower are 'embed',
-'block_i.after_attention' and 'block_i.after_mlp'; several pruners at one site
-act in the plan's order. A plan is hashable if its pruners are: pass it as a
-static argument, one compilation per plan.
+'block_i.after_attention', 'block_i.after_mlp' and 'tower_out'; several pruners
+at one site act in the plan's order. A plan is hashable if its pruners are: pass
+it as a static argument, one compilation per plan.
 
-Dimension letters: B batch, N token slots, D features, A heads, E head features.
+Dimension letters: B batch, N token slots, M queries, D features, A heads, E
+head features.
 """
 
 from __future__ import annotations
@@ -25,50 +26,50 @@ from tokpress_jax.types import Array, Signals, Tokens
 Plan = tuple[tuple[str, PrunerProtocol], ...]
 
 _BLOCK = re.compile(r'block_(\d+)\.(after_attention|after_mlp)')
-_LAYER_SIGNALS = frozenset({'keys', 'queries', 'attention_row', 'before'})
+# What every block has, and what it has where a class token leads the row.
+LAYER_SIGNALS = frozenset({'keys', 'queries', 'attention_column', 'before'})
+CLASS_SIGNALS = frozenset({'attention_row'})
+
+_QUERIES = 128  # whose attention is in memory at a time
 
 
 def parse_plan(
-  plan: Plan, depth: int, *, gives: frozenset[str]
+  plan: Plan,
+  depth: int,
+  *,
+  gives: frozenset[str],
+  block_gives: frozenset[str] = LAYER_SIGNALS | CLASS_SIGNALS,
 ) -> dict[int, tuple[Plan, Plan]]:
   """Sorts a plan by layer.
 
   Args:
     plan: (site, pruner) pairs.
     depth: layers of the tower.
-    gives: signals that the host has at every site ('rng', 'pixels', ...);
-      blocks have those of `layer_signals` too.
+    gives: signals that the host has at every site ('rng', 'pixels', ...).
+    block_gives: those that its blocks have too, of `layer_signals`.
 
   Returns:
     layer to (pairs after its attention, pairs after its MLP); 'embed' is layer
-    -1, and stands in the second place.
+    -1 and 'tower_out' is layer `depth`, both in the second place.
 
   Raises:
     UserError: lists every unknown site and every signal that is not there.
   """
   causes = []
   layers: dict[int, tuple[Plan, Plan]] = {}
+  ends = {'embed': -1, 'tower_out': depth}
   for site, pruner in plan:
     match = _BLOCK.fullmatch(site)
-    if site != 'embed' and (not match or int(match[1]) >= depth):
-      names = ['embed'] + [
-        f'block_{i}.{part}'
-        for i in range(depth)
-        for part in ('after_attention', 'after_mlp')
-      ]
-      close = difflib.get_close_matches(site, names, 1) or names[-1:]
-      causes.append(
-        f'unknown site {site!r}; sites are embed, block_i.after_attention and '
-        f'block_i.after_mlp with i from 0 to {depth - 1}; try {close[0]!r}'
-      )
+    if site not in ends and (not match or int(match[1]) >= depth):
+      causes.append(_unknown(site, depth))
       continue
-    given = gives | _LAYER_SIGNALS if match else gives
+    given = gives | block_gives if match else gives
     if missing := sorted(pruner.needs - given):
       causes.append(
         f'{type(pruner).__name__} needs {missing}, and site {site!r} gives '
         f'{sorted(given)}'
       )
-    layer = int(match[1]) if match else -1
+    layer = int(match[1]) if match else ends[site]
     middle, end = layers.get(layer, ((), ()))
     if match and match[2] == 'after_attention':
       middle = (*middle, (site, pruner))
@@ -78,6 +79,21 @@ def parse_plan(
   if causes:
     raise UserError('this plan cannot run:\n  ' + '\n  '.join(causes))
   return layers
+
+
+def _unknown(site: str, depth: int) -> str:
+  """Says which sites there are, and the nearest."""
+  names = ['embed', 'tower_out'] + [
+    f'block_{i}.{part}'
+    for i in range(depth)
+    for part in ('after_attention', 'after_mlp')
+  ]
+  close = difflib.get_close_matches(site, names, 1) or names[-1:]
+  return (
+    f'unknown site {site!r}; sites are embed, block_i.after_attention and '
+    f'block_i.after_mlp with i from 0 to {depth - 1}, and tower_out; try '
+    f'{close[0]!r}'
+  )
 
 
 def layer_signals(
@@ -91,7 +107,8 @@ def layer_signals(
 ) -> Signals:
   """Gives what pruners in a block need, and computes nothing else.
 
-  Of the attention matrix only the first token's row is formed.
+  Of the attention matrix only the first token's row is formed, and for its
+  column sums the rows of a few queries at a time.
 
   Args:
     tokens: what enters the block.
@@ -108,6 +125,10 @@ def layer_signals(
   if 'attention_row' in needs:
     found['attention_row'] = attention_row(
       queries[:, :, 0], keys, tokens, scale=scale
+    )
+  if 'attention_column' in needs:
+    found['attention_column'] = attention_column(
+      queries, keys, tokens, scale=scale
     )
   wanted = {n: found[n] for n in needs & found.keys()}
   return dataclasses.replace(shared, **wanted)
@@ -127,9 +148,52 @@ def attention_row(
   Returns:
     float32 [B, A, N].
   """
+  return _rows(query[:, :, None], keys, tokens, scale=scale)[:, :, 0]
+
+
+def attention_column(
+  queries: Array, keys: Array, tokens: Tokens, *, scale: float
+) -> Array:
+  """Attention probabilities summed over all valid queries.
+
+  Args:
+    queries: [B, A, N, E].
+    keys: [B, A, N, E].
+    tokens: the N tokens; see `attention_row`. A query counts once, whatever its
+      mass.
+    scale: of the logits.
+
+  Returns:
+    float32 [B, A, N].
+  """
+  batch, heads, slots, features = queries.shape
+  parts = -(-slots // _QUERIES)
+  size = -(-slots // parts)
+  spare = parts * size - slots
+  padded = jnp.pad(queries, ((0, 0), (0, 0), (0, spare), (0, 0)))
+  counts = jnp.pad(tokens.valid, ((0, 0), (0, spare)))
+
+  def add(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+    some, weight = part  # [B, A, M, E], [B, M]
+    rows = _rows(some, keys, tokens, scale=scale)
+    rows = jnp.where(weight[:, None, :, None], rows, 0)
+    return total + rows.sum(axis=2), None
+
+  start = jnp.zeros((batch, heads, slots), jnp.float32)
+  split = padded.reshape(batch, heads, parts, size, features)
+  each = jnp.moveaxis(split, 2, 0)
+  return jax.lax.scan(
+    add, start, (each, jnp.moveaxis(counts.reshape(batch, parts, size), 1, 0))
+  )[0]
+
+
+def _rows(
+  queries: Array, keys: Array, tokens: Tokens, *, scale: float
+) -> Array:
+  """Attention of some queries [B, A, M, E], float32 [B, A, M, N]."""
   logits = jnp.einsum(
-    'bae,bane->ban', query, keys, preferred_element_type=jnp.float32
+    'bame,bane->bamn', queries, keys, preferred_element_type=jnp.float32
   )
-  logits = logits * scale + reduction.log_mass_bias(tokens)[:, :, 0]
-  logits = jnp.where(tokens.valid[:, None], logits, -jnp.inf)
+  logits = logits * scale + reduction.log_mass_bias(tokens)
+  logits = jnp.where(tokens.valid[:, None, None], logits, -jnp.inf)
   return jax.nn.softmax(logits, axis=-1)

@@ -1,25 +1,28 @@
 """Vision transformer (arXiv:2010.11929), a host for pruners.
 
+One tower for ViT, DeiT (arXiv:2012.12877), CLIP's image encoder (arXiv:
+2103.00020) and SigLIP's (arXiv:2303.15343), which differ in the tokens that
+lead the row, in norms, in activations and in what is read off the end.
+
 Dimension letters: B batch, H rows, W columns, C channels, N token slots, D
-features, L layers, V classes.
+features, L layers, P projected features, V classes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.models import sites
+from tokpress_jax.models import sites, tower
+from tokpress_jax.models.attention_pool import AttentionPool
 from tokpress_jax.nn import (
-  Block,
+  Activation,
   BlockConfig,
   Stack,
   StackConfig,
@@ -27,7 +30,6 @@ from tokpress_jax.nn import (
   patches,
 )
 from tokpress_jax.nn import positions as positions_lib
-from tokpress_jax.pruners import flops, reduction
 from tokpress_jax.types import (
   SPECIAL,
   VISION,
@@ -40,20 +42,33 @@ from tokpress_jax.types import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-  """A ViT classifier.
+  """A ViT: a classifier, or an encoder of images.
 
   Attributes:
     image_size: side of the square images.
     patch: side of a patch.
+    remainder: what becomes of pixels beyond the last whole patch of a row or
+      column: 'refuse' such sizes, or 'drop' them (SigLIP so400m at 384).
     channels: C.
-    classes: V.
+    mean: of the pixels in [0, 1] that become 0, one for all channels or one for
+      each.
+    std: of those that become 1.
+    classes: V; 0 for no classifier.
+    features: P, of a linear layer without a bias after pooling (CLIP); 0 for
+      none.
     width: D.
     depth: L.
     heads: attention heads.
     mlp_ratio: hidden features of the MLP over D.
+    activation: of the MLPs.
     class_token: whether a class token leads the row (protected from pruning).
-    pool: what the head reads: the class token, or the mean of the patches,
-      each weighted by its mass.
+    distillation_token: whether a second one follows it (DeiT).
+    patch_bias: whether the patches' linear layer has a bias.
+    norm_first: whether the embedded tokens are normed (CLIP).
+    pool: what the head reads: the class token; the mean of the patches, each
+      weighted by its mass; 'attention', one learned query over all tokens
+      (SigLIP); or 'distilled', class and distillation token with a classifier
+      each, whose logits are averaged (DeiT).
     norm_eps: of the layer norms.
     dropout: rate on each branch in training.
     drop_path: rate at which the last layer's branches are dropped.
@@ -61,16 +76,26 @@ class ViTConfig:
     unroll: layers that a scan unrolls.
   """
 
+  family: ClassVar[str] = 'model'
+
   image_size: int = 224
   patch: int = 16
+  remainder: Literal['refuse', 'drop'] = 'refuse'
   channels: int = 3
+  mean: tuple[float, ...] = (0.5,)
+  std: tuple[float, ...] = (0.5,)
   classes: int = 1000
+  features: int = 0
   width: int = 768
   depth: int = 12
   heads: int = 12
   mlp_ratio: float = 4.0
+  activation: Activation = 'gelu'
   class_token: bool = True
-  pool: Literal['class', 'mean'] = 'class'
+  distillation_token: bool = False
+  patch_bias: bool = True
+  norm_first: bool = False
+  pool: Literal['class', 'mean', 'attention', 'distilled'] = 'class'
   norm_eps: float = 1e-6
   dropout: float = 0.0
   drop_path: float = 0.0
@@ -78,11 +103,38 @@ class ViTConfig:
   unroll: int = 1
 
   def __post_init__(self):
-    patches.check_patch((self.image_size, self.image_size), self.patch)
-    if self.pool == 'class' and not self.class_token:
+    if self.remainder == 'refuse':
+      patches.check_patch((self.image_size, self.image_size), self.patch)
+    if not 1 <= self.patch <= self.image_size:
       raise UserError(
-        "pool='class' reads a class token that class_token=False leaves out; "
-        "set pool='mean'"
+        f'an image of {self.image_size} pixels a side has no patch of '
+        f'{self.patch}; choose one of 1 to {self.image_size}'
+      )
+    for name in ('mean', 'std'):
+      if len(getattr(self, name)) not in (1, self.channels):
+        raise UserError(
+          f'{name}={getattr(self, name)} has neither one number nor one for '
+          f'each of {self.channels} channels'
+        )
+    self._check_tokens()
+
+  def _check_tokens(self) -> None:
+    """Refuses a head without the tokens that it reads."""
+    if self.pool in ('class', 'distilled') and not self.class_token:
+      raise UserError(
+        f'pool={self.pool!r} reads a class token that class_token=False leaves '
+        "out; set pool='mean'"
+      )
+    if self.distillation_token and not self.class_token:
+      raise UserError(
+        'a distillation token follows a class token; set class_token=True too'
+      )
+    if self.pool == 'distilled' and not (
+      self.distillation_token and self.classes
+    ):
+      raise UserError(
+        "pool='distilled' reads class and distillation token with a classifier "
+        'each; set distillation_token=True and a number of classes'
       )
 
   @property
@@ -91,9 +143,14 @@ class ViTConfig:
     return self.image_size // self.patch
 
   @property
+  def num_special(self) -> int:
+    """Class and distillation tokens, which lead the row."""
+    return int(self.class_token) + int(self.distillation_token)
+
+  @property
   def num_tokens(self) -> int:
-    """Tokens at the embedding, the class token included."""
-    return self.grid**2 + self.class_token
+    """Tokens at the embedding, the special ones included."""
+    return self.grid**2 + self.num_special
 
   @property
   def stack(self) -> StackConfig:
@@ -102,6 +159,7 @@ class ViTConfig:
       width=self.width,
       heads=self.heads,
       mlp_ratio=self.mlp_ratio,
+      activation=self.activation,
       norm_eps=self.norm_eps,
       dropout=self.dropout,
       drop_path=self.drop_path,
@@ -130,20 +188,26 @@ class ViTOutput:
   """What a ViT returns; what is not used is not computed under `jit`.
 
   Attributes:
-    logits: float32 [B, V].
+    logits: float32 [B, V]; V is 0 without a classifier.
+    pooled: float32 [B, P], or [B, D] without a projection: what stands for the
+      whole image.
     tokens: the last layer's, normed.
+    hidden: tokens after the layers that were asked for, as they go from layer
+      to layer: not normed.
     reductions: what each pruner decided, in order.
     sites: static, where.
   """
 
   logits: Array
+  pooled: Array
   tokens: Tokens
+  hidden: tuple[Tokens, ...]
   reductions: tuple[Reduction, ...]
   sites: tuple[str, ...] = struct.field(pytree_node=False)
 
 
 class ViT(nn.Module):
-  """Patches, learned positions, pre-norm blocks, a norm and a linear head."""
+  """Patches, learned positions, pre-norm blocks, a norm and a head."""
 
   config: ViTConfig
   dtype: Any = jnp.float32
@@ -151,19 +215,33 @@ class ViT(nn.Module):
   def setup(self):
     """Makes the parts."""
     c = self.config
-    self.embedding = nn.Dense(c.width, dtype=self.dtype)
+    self.embedding = nn.Dense(c.width, use_bias=c.patch_bias, dtype=self.dtype)
+    token = lambda name: self.param(
+      name, nn.initializers.normal(0.02), (c.width,)
+    )
     if c.class_token:
-      self.class_token = self.param(
-        'class_token', nn.initializers.normal(0.02), (c.width,)
-      )
+      self.class_token = token('class_token')
+    if c.distillation_token:
+      self.distillation_token = token('distillation_token')
     self.positions = positions_lib.LearnedPositions(
       c.num_tokens, c.width, dtype=self.dtype
     )
+    norm = lambda: norms.LayerNorm(eps=c.norm_eps, dtype=self.dtype)
+    if c.norm_first:
+      self.norm_first = norm()
     self.stack = Stack(c.stack, dtype=self.dtype)
-    self.norm = norms.LayerNorm(eps=c.norm_eps, dtype=self.dtype)
-    self.head = nn.Dense(
+    self.norm = norm()
+    if c.pool == 'attention':
+      self.pool = AttentionPool(c.stack.block, dtype=self.dtype)
+    if c.features:
+      self.project = nn.Dense(c.features, use_bias=False, dtype=self.dtype)
+    classifier = lambda: nn.Dense(
       c.classes, kernel_init=nn.initializers.normal(0.01), dtype=jnp.float32
     )
+    if c.classes:
+      self.head = classifier()
+    if c.pool == 'distilled':
+      self.distillation_head = classifier()
 
   def embed(self, images: Array) -> Tokens:
     """Turns images into tokens.
@@ -172,8 +250,8 @@ class ViT(nn.Module):
       images: float [B, H, W, C] in [-1, 1].
 
     Returns:
-      Tokens with their (row, column) as positions; the class token, if there is
-      one, is first and protected, at (-1, -1).
+      Tokens with their (row, column) as positions; class and distillation
+      token, if there are, are first and protected, at (-1, -1).
 
     Raises:
       UserError: if the images have another size than the config.
@@ -185,23 +263,29 @@ class ViT(nn.Module):
         f'this ViT takes images of {size}, got {images.shape[1:]}; resize '
         'them, or set image_size and channels in its config'
       )
-    batch = images.shape[0]
-    x = patches.patchify(images.astype(self.dtype), c.patch)
+    batch, side = images.shape[0], c.grid * c.patch
+    x = _standardise(images[:, :side, :side], c.mean, c.std)
+    x = patches.patchify(x.astype(self.dtype), c.patch)
     x = self.embedding(x.reshape(batch, -1, x.shape[-1]))
-    where = positions_lib.grid_positions(c.grid, c.grid)
-    if c.class_token:
-      first = self.class_token.astype(x.dtype)[None, None]
-      first = jnp.broadcast_to(first, (batch, 1, c.width))
+    leading = [self.class_token] if c.class_token else []
+    leading += [self.distillation_token] if c.distillation_token else []
+    if leading:
+      first = jnp.stack(leading).astype(x.dtype)[None]
+      first = jnp.broadcast_to(first, (batch, *first.shape[1:]))
       x = jnp.concatenate([first, x], axis=1)
-      where = np.concatenate([np.full((1, 2), -1, np.int32), where])
-    special = np.arange(c.num_tokens) < int(c.class_token)
+    x = x + self.positions()[None]
+    if c.norm_first:
+      x = self.norm_first(x)
+    nowhere = np.full((c.num_special, 2), -1, np.int32)
+    grid = positions_lib.grid_positions(c.grid, c.grid)
+    special = np.arange(c.num_tokens) < c.num_special
     rows = lambda a: jnp.broadcast_to(jnp.asarray(a)[None], (batch, *a.shape))
     return Tokens.create(
-      x + self.positions()[None],
-      positions=rows(where),
+      x,
+      positions=rows(np.concatenate([nowhere, grid])),
       kind=rows(np.where(special, SPECIAL, VISION)),
       protected=rows(special),
-      num_protected=int(c.class_token),
+      num_protected=c.num_special,
       grids=((1, c.grid, c.grid),),
     )
 
@@ -213,8 +297,9 @@ class ViT(nn.Module):
     rng: Array | None = None,
     proportional: bool = True,
     deterministic: bool = True,
+    hidden: tuple[int, ...] = (),
   ) -> ViTOutput:
-    """Classifies images, pruning on the way.
+    """Encodes and classifies images, pruning on the way.
 
     Layers between two pruning points run as one scan.
 
@@ -225,175 +310,81 @@ class ViT(nn.Module):
       proportional: whether merged keys weigh by their mass in attention (ToMe
         turns it off for MAE weights used as they are).
       deterministic: no dropout if True; else an rng 'dropout' is needed.
+      hidden: numbers of layers after which the tokens are wanted too, static:
+        0 is what enters the first layer, -1 what leaves the last, -2 what
+        LLaVA reads of CLIP (its last layer is then not computed under `jit`).
 
     Returns:
       Logits, tokens and what the pruners decided.
 
     Raises:
-      UserError: if the images or the plan do not fit.
+      UserError: if the images, the plan or `hidden` do not fit.
     """
     c = self.config
     if self.is_initializing():
       plan = ()  # parameters do not depend on it
-    gives = frozenset({'pixels'} | ({'rng'} if rng is not None else set()))
-    layers = sites.parse_plan(plan, c.depth, gives=gives)
-    shared = Signals(pixels=images, rng=_row_keys(rng, images.shape[0]))
-    tokens = self.embed(images)
-    _, pairs = layers.pop(-1, ((), ()))
-    tokens, _, done = _prune(pairs, tokens, shared, ())
-
-    start = 0
-    for layer in [*sorted(layers), c.depth]:
-      if start < layer:
-        x, _ = self.stack(
-          tokens.features,
-          **_mask_and_bias(tokens, done, proportional),
-          deterministic=deterministic,
-          segment=(start, layer),
-        )
-        tokens = dataclasses.replace(tokens, features=x)
-      if layer < c.depth:
-        middle, end = layers[layer]
-        tokens, done = self._pruned_block(
-          layer, middle, end, tokens, done, shared, proportional, deterministic
-        )
-        pairs = (*pairs, *middle, *end)
-      start = layer + 1
-
+    class_signals = sites.CLASS_SIGNALS if c.class_token else frozenset()
+    layers = sites.parse_plan(
+      plan,
+      c.depth,
+      gives=frozenset({'pixels'} | ({'rng'} if rng is not None else set())),
+      block_gives=sites.LAYER_SIGNALS | class_signals,
+    )
+    settings = tower.Settings(
+      shared=Signals(pixels=images, rng=tower.row_keys(rng, images.shape[0])),
+      proportional=proportional,
+      deterministic=deterministic,
+    )
+    state = tower.TowerState(tokens=self.embed(images))
+    ends = lambda layer: layers.get(layer, ((), ()))[1]
+    state, _ = tower.prune(ends(-1), state, settings.shared)
+    state, found = tower.run(self.stack, state, layers, settings, hidden=hidden)
+    tokens = state.tokens
     tokens = dataclasses.replace(tokens, features=self.norm(tokens.features))
+    state = dataclasses.replace(state, tokens=tokens)
+    state, _ = tower.prune(ends(c.depth), state, settings.shared)
+    pooled, logits = self._read(state.tokens, proportional)
     return ViTOutput(
-      logits=self.head(self._pool(tokens).astype(jnp.float32)),
-      tokens=tokens,
-      reductions=done,
-      sites=tuple(site for site, _ in pairs),
+      logits=logits,
+      pooled=pooled,
+      tokens=state.tokens,
+      hidden=found,
+      reductions=state.reductions,
+      sites=state.sites,
     )
 
-  def _pruned_block(
-    self, layer, middle, end, tokens, done, shared, proportional, deterministic
-  ):
-    """Runs one layer by its parts, with pruners after each."""
+  def _read(self, tokens: Tokens, proportional: bool) -> tuple[Array, Array]:
+    """Pooled features and logits of the last tokens."""
     c = self.config
-    needs = frozenset().union(*(pruner.needs for _, pruner in middle + end))
-    rate = c.drop_path * layer / max(c.depth - 1, 1)
-    drop = {'drop': rate, 'deterministic': deterministic}
-
-    def body(block, tokens, done):
-      x = tokens.features
-      q, k, v = block.attn.project(block.pre_attention(x, {}))
-      signals = sites.layer_signals(
-        tokens, q, k, scale=block.attn.logit_scale, needs=needs, shared=shared
-      )
-      x, _ = block.attend(
-        x,
-        {},
-        projected=(q, k, v),
-        **_mask_and_bias(tokens, done, proportional),
-        **drop,
-      )
-      tokens = dataclasses.replace(tokens, features=x)
-      tokens, signals, done = _prune(middle, tokens, signals, done)
-      x = block.feed(tokens.features, {}, **drop)
-      tokens = dataclasses.replace(tokens, features=x)
-      tokens, _, done = _prune(end, tokens, signals, done)
-      return tokens, done
-
-    block = Block(c.stack.block, dtype=self.dtype, parent=None)
-    rngs = {} if deterministic else {'dropout': self.make_rng('dropout')}
-    run = lambda params, tokens, done: block.apply(
-      {'params': params}, tokens, done, method=body, rngs=rngs
-    )
-    if c.remat:
-      run = jax.checkpoint(run)
-    layers: Any = self.stack.get_variable('params', 'layers')
-    if not isinstance(layers, list | tuple):
-      layers = {layer: jax.tree.map(lambda a: a[layer], layers)}
-    return run(layers[layer], tokens, done)
-
-  def _pool(self, tokens: Tokens) -> Array:
-    """What the head reads, [B, D]."""
-    if self.config.pool == 'class':
-      return tokens.features[:, 0]  # protected tokens stay first
-    weight = jnp.where(tokens.kind == VISION, tokens.mass, 0)[..., None]
-    total = jnp.sum(tokens.features.astype(jnp.float32) * weight, axis=1)
-    return total / jnp.sum(weight, axis=1)
+    x = tokens.features
+    if c.pool == 'attention':
+      pooled = self.pool(tokens, proportional=proportional)
+    elif c.pool == 'mean':
+      weight = jnp.where(tokens.kind == VISION, tokens.mass, 0)[..., None]
+      total = jnp.sum(x.astype(jnp.float32) * weight, axis=1)
+      pooled = total / jnp.sum(weight, axis=1)
+    else:
+      pooled = x[:, 0]  # protected tokens stay first, in their order
+    if c.features:
+      pooled = self.project(pooled)
+    pooled = pooled.astype(jnp.float32)
+    if not c.classes:
+      return pooled, jnp.zeros((x.shape[0], 0), jnp.float32)
+    logits = self.head(pooled)
+    if c.pool == 'distilled':
+      other = self.distillation_head(x[:, 1].astype(jnp.float32))
+      logits = (logits + other) / 2
+    return pooled, logits
 
 
-def _prune(
-  pairs: sites.Plan,
-  tokens: Tokens,
-  signals: Signals,
-  done: tuple[Reduction, ...],
-) -> tuple[Tokens, Signals, tuple[Reduction, ...]]:
-  """Lets the pruners of a site act, and moves the layer's signals along."""
-  for _, pruner in pairs:
-    given = signals
-    if signals.rng is not None:  # a draw of its own for each pruner
-      fold = lambda key, n=len(done): jax.random.fold_in(key, n)
-      given = dataclasses.replace(signals, rng=jax.vmap(fold)(signals.rng))
-    state = done[-1].state if done else None
-    tokens, result = pruner(tokens, given, state)
-    signals = reduction.reduce_signals(signals, result)
-    done = (*done, result)
-  return tokens, signals, done
-
-
-def _mask_and_bias(
-  tokens: Tokens, done: tuple[Reduction, ...], proportional: bool
-) -> dict[str, Any]:
-  """What attention has to know about pruned tokens; nothing before that."""
-  found: dict[str, Any] = {}
-  if done:
-    found['mask'] = tokens.valid[:, None, None, :]
-  if done and proportional:
-    found['bias'] = reduction.log_mass_bias(tokens)
-  return found
-
-
-def _row_keys(rng: Array | None, batch: int) -> Array | None:
-  """One key per row, of one key or as given."""
-  if rng is None or rng.ndim == 1:
-    return rng
-  return jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(batch))
-
-
-@functools.cache
-def token_counts(
-  config: ViTConfig, plan: sites.Plan = ()
-) -> tuple[tuple[int, int], ...]:
-  """Token slots of each layer under a plan, without running anything.
-
-  Args:
-    config: of the ViT.
-    plan: (site, pruner) pairs.
-
-  Returns:
-    (slots in the attention, slots in the MLP) of each layer.
-  """
-  module = config.build()
-  size = (1, config.image_size, config.image_size, config.channels)
-
-  def run():
-    images, key = jnp.zeros(size), jax.random.key(0)
-    variables = module.init(key, images)
-    return module.apply(variables, images, plan=plan, rng=key)
-
-  out = jax.eval_shape(run)
-  sizes = [r.index.shape[1] for r in out.reductions]
-  # The last at each site.
-  after: dict[str, int] = dict(zip(out.sites, sizes, strict=True))
-  slots = after.get('embed', config.num_tokens)
-  counts = []
-  for i in range(config.depth):
-    inner = after.get(f'block_{i}.after_attention', slots)
-    counts.append((slots, inner))
-    slots = after.get(f'block_{i}.after_mlp', inner)
-  return tuple(counts)
-
-
-def model_flops(config: ViTConfig, plan: sites.Plan = ()) -> int:
-  """FLOPs of one image by the formula of `pruners.flops`."""
-  return flops.model_flops(
-    token_counts(config, plan),
-    width=config.width,
-    hidden=round(config.mlp_ratio * config.width),
-  )
+def _standardise(
+  images: Array, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Array:
+  """Pixels in [-1, 1] as a tower wants them; nothing for means of a half."""
+  if set(mean) == set(std) == {0.5}:
+    return images
+  # From [-1, 1] in one step: ((x + 1) / 2 - mean) / std.
+  scale = 0.5 / np.asarray(std)
+  shift = (0.5 - np.asarray(mean)) / np.asarray(std)
+  wide = lambda a: jnp.asarray(np.float32(a)).reshape(1, 1, 1, -1)
+  return images * wide(scale) + wide(shift)

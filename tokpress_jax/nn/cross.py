@@ -70,13 +70,21 @@ class CrossAttention(nn.Module):
     k, v = jnp.moveaxis(both, (2, 3), (0, 2))
     return (self.k_norm(k) if c.qk_norm else k), v
 
-  def __call__(self, x: Array, memory: Memory, mask: Array | None) -> Array:
+  def __call__(
+    self,
+    x: Array,
+    memory: Memory,
+    mask: Array | None,
+    *,
+    bias: Array | None = None,
+  ) -> Array:
     """Attends.
 
     Args:
       x: [B, T, D].
       memory: of `memory`.
       mask: bool [B, M], what may be attended to; all if None.
+      bias: see `dot_product_attention`.
 
     Returns:
       [B, T, D].
@@ -92,6 +100,7 @@ class CrossAttention(nn.Module):
       q,
       *memory,
       mask=None if mask is None else mask[:, None, None],
+      bias=bias,
       scale=scale,
     )
     return self.proj(jnp.swapaxes(heads, 1, 2).reshape(batch, length, -1))

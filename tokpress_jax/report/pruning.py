@@ -11,7 +11,7 @@ import numpy as np
 
 from tokpress_jax import pruners, types
 from tokpress_jax.io import images as images_lib
-from tokpress_jax.models import vit
+from tokpress_jax.models import counts
 from tokpress_jax.nn import resize as resize_lib
 from tokpress_jax.report.images import ImageSet
 from tokpress_jax.viz import pruning as picture_lib
@@ -69,7 +69,7 @@ def measure_pruners(
   """
   config = model.module.config
   patches = config.grid**2
-  full = vit.model_flops(config)
+  full = counts.model_flops(config)
   rows = [
     PruningRow(
       pruner='none',
@@ -83,7 +83,7 @@ def measure_pruners(
   for part in (3, 2, 1):
     budget = max(patches * part // 4, 1)
     for name, plan in plans(config.depth, patches, budget).items():
-      share = vit.model_flops(config, plan) / full
+      share = counts.model_flops(config, plan) / full
       score = _accuracy(model, plan, images)
       rows.append(
         PruningRow(pruner=name, tokens=budget, flops=share, accuracy=score)
@@ -98,7 +98,7 @@ def measure_pruners(
       PruningRow(
         pruner='smaller image',
         tokens=grid**2,
-        flops=vit.model_flops(small.module.config) / full,
+        flops=counts.model_flops(small.module.config) / full,
         accuracy=_accuracy(
           small, (), dataclasses.replace(images, test=np.asarray(shrunk))
         ),
