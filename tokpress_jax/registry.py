@@ -177,12 +177,20 @@ _ENTRIES = {
       evidence='official',
       licence='Apache-2.0',
     ),
-    _row('vit', 'model', 'models.vit:ViTConfig', paper='ViT, arXiv:2010.11929'),
+    _row(
+      'vit',
+      'model',
+      'models.vit:ViTConfig',
+      paper='ViT, arXiv:2010.11929; DeiT, arXiv:2012.12877; '
+      'CLIP, arXiv:2103.00020; SigLIP, arXiv:2303.15343',
+      evidence='official',
+      licence='Apache-2.0; CLIP: MIT',
+    ),
     _row(
       'clip_text',
       'encoder',
       'models.clip_text:ClipTextConfig',
-      paper='CLIP, arXiv:2103.00020',
+      paper='CLIP, arXiv:2103.00020; SigLIP, arXiv:2303.15343',
       evidence='official',
       licence='MIT',
     ),

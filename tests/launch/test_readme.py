@@ -49,7 +49,8 @@ def test_anchors_exist(page):
 def test_every_method_has_its_row():
   rows = re.findall(r'^\| `(\w+)` \| (\w+) \| (.+?) \| (.+?) \|$', README, re.M)
   shown = {name: (family, paper, how) for name, family, paper, how in rows}
-  for family in ('tokenizer', 'generator', 'encoder', 'pruner'):
+  families = ('tokenizer', 'generator', 'model', 'encoder', 'pruner')
+  for family in families:
     for entry in registry.entries(family):
       if entry.paper:
         assert shown.pop(entry.name) == (

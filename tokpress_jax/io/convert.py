@@ -24,7 +24,7 @@ _PICKLES = ('.pth', '.pt', '.ckpt', '.bin')
 
 
 def read_checkpoint(
-  path: str | os.PathLike[str], mark: str
+  path: str | os.PathLike[str], mark: str | Sequence[str]
 ) -> dict[str, np.ndarray]:
   """Reads the tensors of one model out of a released file.
 
@@ -33,6 +33,7 @@ def read_checkpoint(
       stream of Flax parameters, which has no suffix.
     mark: A tensor of the model. Where the file is a training checkpoint, the
       model's tensors are those beside this one; a prefix of it is dropped.
+      Of several marks the first that is found counts.
 
   Returns:
     Released name -> array.
@@ -43,11 +44,13 @@ def read_checkpoint(
   """
   path = pathlib.Path(path)
   tree = _read(path)
-  found = _below(tree, mark)
+  marks = (mark,) if isinstance(mark, str) else tuple(mark)
+  found = next(filter(None, (_below(tree, m) for m in marks)), None)
   if found is None:
     names = ', '.join(list(_names(tree))[:8])
+    called = ' or '.join(map(repr, marks))
     raise UserError(
-      f'{path} holds no such model: no tensor is called {mark!r}. It has '
+      f'{path} holds no such model: no tensor is called {called}. It has '
       f'{names}, ... Give the kind that the file is of.'
     )
   return {name: _array(x) for name, x in found.items()}

@@ -15,6 +15,7 @@ tensor. Whatever does not fit is reported at once, not one error a run.
 """
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,6 +74,19 @@ def chain(*parts: Transform) -> Transform:
 SAME = Transform(lambda x: x, lambda x: x)
 LINEAR = permute(1, 0)  # torch [out, in] -> [in, out]
 CONV = permute(2, 3, 1, 0)  # torch [out, in, H, W] -> [H, W, in, out]
+
+
+def _join_patch(x: Array) -> Array:
+  """[D, 3, p, p] to [p p 3, D]: the convolution that cuts patches."""
+  return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
+
+
+def _split_patch(x: Array) -> Array:
+  side = math.isqrt(x.shape[0] // 3)
+  return x.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
+
+
+PATCH = Transform(_join_patch, _split_patch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,14 @@
-"""CLIP's text encoder: a text to what text-guided models read.
+"""CLIP's and SigLIP's text encoders: a text to what text-guided models read.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language
 Supervision" (CLIP, 2021, arXiv 2103.00020), section 2.4: a causal transformer
 over byte-pair codes; the features at the text's end, projected, stand for all
 of it. TA-TiTok's decoder reads the features after the last norm, MaskGen those
 before the last layer and the projected ones.
+
+Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (SigLIP, 2023, arXiv
+2303.15343): every token sees every other, padding included, and the last one
+stands for the text, which is filled up to its full length as in training.
 
 Dimension letters: B batch, M tokens of a text (77), D model features, P
 projected features, V vocabulary.
@@ -13,7 +17,7 @@ projected features, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import flax.linen as linen
 import jax
@@ -46,14 +50,19 @@ class ClipTextConfig:
   """A text encoder; the defaults are those of CLIP ViT-L/14.
 
   Attributes:
-    vocabulary: V; the largest code ends a text.
+    vocabulary: V.
     length: M.
     width: D.
     depth: layers.
     heads: attention heads.
     mlp_ratio: hidden features of an MLP over D.
     activation: of the MLPs.
+    visibility: 'causal', or 'all' (SigLIP).
+    pool: which token stands for the text: the one at its 'end', where its
+      largest code is, or the 'last' of the row (SigLIP).
     features: P.
+    project_bias: whether the projection has a bias.
+    norm_eps: of the layer norms.
   """
 
   family: ClassVar[str] = 'encoder'
@@ -65,7 +74,11 @@ class ClipTextConfig:
   heads: int = 12
   mlp_ratio: float = 4.0
   activation: nn.Activation = 'gelu_quick'
+  visibility: Literal['causal', 'all'] = 'causal'
+  pool: Literal['end', 'last'] = 'end'
   features: int = 768
+  project_bias: bool = False
+  norm_eps: float = 1e-5
 
   def __post_init__(self):
     if self.depth < 2:
@@ -79,7 +92,7 @@ class ClipTextConfig:
       heads=self.heads,
       mlp_ratio=self.mlp_ratio,
       activation=self.activation,
-      norm_eps=1e-5,
+      norm_eps=self.norm_eps,
     )
     return nn.StackConfig(depth=self.depth, block=block)
 
@@ -102,15 +115,17 @@ class ClipText(linen.Module):
       c.length, c.width, std=0.01, dtype=self.dtype
     )
     self.stack = nn.Stack(c.stack, dtype=self.dtype)
-    self.norm = nn.LayerNorm(eps=1e-5, dtype=self.dtype)
-    self.project = linen.Dense(c.features, use_bias=False, dtype=self.dtype)
+    self.norm = nn.LayerNorm(eps=c.norm_eps, dtype=self.dtype)
+    self.project = linen.Dense(
+      c.features, use_bias=c.project_bias, dtype=self.dtype
+    )
 
   def __call__(self, codes: Array) -> TextFeatures:
     """Encodes texts.
 
     Args:
-      codes: int [B, M], of `clip_codes`; each row holds the largest code, V -
-        1, where its text ends, and anything after it.
+      codes: int [B, M]. Of CLIP they are those of `clip_codes`; each row holds
+        the largest code, V - 1, where its text ends, and anything after it.
 
     Returns:
       Features, float32. What follows a text's end has features too, which some
@@ -127,13 +142,17 @@ class ClipText(linen.Module):
       )
     length = codes.shape[1]
     x = self.token_embed(codes) + self.positions(slice(length))[None]
-    mask = jnp.asarray(attention_lib.block_causal_mask((1,) * length))
+    mask = None
+    if c.visibility == 'causal':
+      mask = jnp.asarray(attention_lib.block_causal_mask((1,) * length))
     x, _ = self.stack(x, mask=mask, segment=(0, c.depth - 1))
     before = x.astype(jnp.float32)
     x, _ = self.stack(x, mask=mask, segment=(c.depth - 1, c.depth))
     last = self.norm(x)
-    end = jnp.argmax(codes, axis=1)
-    whole = jnp.take_along_axis(last, end[:, None, None], axis=1)[:, 0]
+    whole = last[:, -1]
+    if c.pool == 'end':
+      end = jnp.argmax(codes, axis=1)
+      whole = jnp.take_along_axis(last, end[:, None, None], axis=1)[:, 0]
     return TextFeatures(
       before_last=before,
       last=last.astype(jnp.float32),

@@ -10,32 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax.io import keymap
 from tokpress_jax.io.keymap import LINEAR, Rule
+from tokpress_jax.models import host_keys
 from tokpress_jax.models.clip_text import ClipTextConfig
+from tokpress_jax.models.host_keys import norm
 
 _LAYER = r'text_model\.encoder\.layers\.(\d+)\.'
-_OURS = 'params/stack/layers/'
-_HEAD_FEATURES = 64  # In all of CLIP's text encoders.
-
-
-def _dense(source: str, target: str) -> tuple[Rule, Rule]:
-  return (
-    Rule(rf'{_LAYER}{source}\.weight', rf'{_OURS}{target}/kernel[\1]', LINEAR),
-    Rule(rf'{_LAYER}{source}\.bias', rf'{_OURS}{target}/bias[\1]'),
-  )
-
-
-def _norm(source: str, target: str) -> tuple[Rule, Rule]:
-  return (
-    Rule(rf'{source}\.weight', rf'{target.format("scale")}'),
-    Rule(rf'{source}\.bias', rf'{target.format("bias")}'),
-  )
-
 
 # Of the names that `prepare` gives.
 RULES = (
@@ -47,13 +30,8 @@ RULES = (
     r'text_model\.embeddings\.position_embedding\.weight',
     'params/positions/table',
   ),
-  *_dense(r'self_attn\.qkv', 'attn/qkv'),
-  *_dense(r'self_attn\.out_proj', 'attn/proj'),
-  *_dense(r'mlp\.fc1', 'mlp/fc1'),
-  *_dense(r'mlp\.fc2', 'mlp/fc2'),
-  *_norm(rf'{_LAYER}layer_norm1', _OURS + r'norm1/{}[\1]'),
-  *_norm(rf'{_LAYER}layer_norm2', _OURS + r'norm2/{}[\1]'),
-  *_norm(r'text_model\.final_layer_norm', 'params/norm/{}'),
+  *host_keys.blocks(_LAYER, host_keys.CLIP_BLOCK),
+  *norm(r'text_model\.final_layer_norm', 'norm'),
   Rule(r'text_projection\.weight', 'params/project/kernel', LINEAR),
   # The image encoder, and what joins the two.
   Rule(r'text_model\.embeddings\.position_ids', None),
@@ -68,14 +46,7 @@ def prepare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   Args:
     tensors: released names to arrays.
   """
-  found = dict(tensors)
-  queries = [n for n in found if n.startswith('text_') and '.q_proj.' in n]
-  for name in queries:
-    parts = [name.replace('q_proj', f'{k}_proj') for k in 'qkv']
-    if all(part in found for part in parts):
-      joined = np.concatenate([found.pop(part) for part in parts])
-      found[name.replace('q_proj', 'qkv')] = joined
-  return found
+  return host_keys.join_qkv(tensors)
 
 
 def config_of(shapes: Mapping[str, tuple[int, ...]]) -> ClipTextConfig:
@@ -83,7 +54,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> ClipTextConfig:
 
   Args:
     shapes: released names to shapes. Heads do not show in them: each has 64
-      features, as in all released ones.
+      features, as in all released ones, unless a config.json says more.
 
   Returns:
     The config.
@@ -103,18 +74,28 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> ClipTextConfig:
     length=shapes[place][0],
     width=width,
     depth=len(layers),
-    heads=max(width // _HEAD_FEATURES, 1),
+    heads=host_keys.heads_of(width),
     mlp_ratio=layers[0][0] / width,
     features=shapes[project][0],
   )
 
 
-def released_config() -> ClipTextConfig:
-  """The text encoder of CLIP ViT-L/14, also at 336 pixels."""
-  return ClipTextConfig()
+def describe(
+  config: ClipTextConfig, description: Mapping[str, Any]
+) -> ClipTextConfig:
+  """Adds what a config.json says; see `host_keys.described`."""
+  return host_keys.described(config, description, 'text_config')
 
 
-def expected(config: ClipTextConfig) -> Any:
-  """The variables that weights must fill, as shapes."""
-  codes = jnp.zeros((1, config.length), jnp.int32)
-  return jax.eval_shape(config.build().init, jax.random.key(0), codes)
+def released_config(width: int = 768) -> ClipTextConfig:
+  """The text encoder of CLIP ViT-L/14, also at 336 pixels; 512: of ViT-B.
+
+  Args:
+    width: D, and P.
+  """
+  return ClipTextConfig(
+    width=width, heads=host_keys.heads_of(width), features=width
+  )
+
+
+expected = host_keys.expected_of_texts

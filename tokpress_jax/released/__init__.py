@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from tokpress_jax.errors import UserError, did_you_mean
 from tokpress_jax.released.kinds import KINDS, NETWORKS, Kind, Network
-from tokpress_jax.released.rows import RELEASED, Released
+from tokpress_jax.released.row import Released
+from tokpress_jax.released.rows import RELEASED
 
 __all__ = [
   'KINDS',

@@ -14,8 +14,9 @@ class Kind:
   Attributes:
     name: of the kind.
     keys: the module with `RULES`, `expected(config)` and `config_of`.
-    mark: a tensor that every such file has; a training checkpoint may hold
-      its model's tensors deeper, or with a prefix.
+    mark: a tensor that every such file has, or one of several of which a file
+      has one; a training checkpoint may hold its model's tensors deeper, or
+      with a prefix.
     tokenizer: the released tokenizer that most such files belong to.
     config_of: the function of `keys` that reads a config off the shapes.
     licence: of the released weights of this kind.
@@ -28,7 +29,7 @@ class Kind:
 
   name: str
   keys: str
-  mark: str
+  mark: str | tuple[str, ...]
   tokenizer: str = ''
   config_of: str = 'config_of'
   licence: str = ''
@@ -194,11 +195,55 @@ KINDS = {
       prepare='prepare',
     ),
     Kind(
+      name='vit',
+      keys='models.vit_keys',
+      mark=(
+        'vit.layernorm.weight',
+        'deit.layernorm.weight',
+        'layernorm.weight',
+      ),
+      licence='Apache-2.0',
+      prepare='prepare',
+      describe='describe',
+    ),
+    Kind(
+      name='vit-timm',
+      keys='models.timm_vit_keys',
+      mark='pos_embed',
+      licence='Apache-2.0',
+      describe='describe',
+    ),
+    Kind(
+      name='clip',
+      keys='models.clip_vision_keys',
+      mark=('vision_model.pre_layrnorm.weight', 'pre_layrnorm.weight'),
+      licence='MIT',
+      prepare='prepare',
+      describe='describe',
+    ),
+    Kind(
       name='clip-text',
       keys='models.clip_text_keys',
       mark='text_model.final_layer_norm.weight',
       licence='MIT',
       prepare='prepare',
+      describe='describe',
+    ),
+    Kind(
+      name='siglip',
+      keys='models.siglip_vision_keys',
+      mark='head.probe',
+      licence='Apache-2.0',
+      prepare='prepare',
+      describe='describe',
+    ),
+    Kind(
+      name='siglip-text',
+      keys='models.siglip_text_keys',
+      mark='final_layer_norm.weight',
+      licence='Apache-2.0',
+      prepare='prepare',
+      describe='describe',
     ),
     Kind(
       name='autoencoder-kl',

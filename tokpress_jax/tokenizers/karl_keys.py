@@ -19,12 +19,12 @@ import jax.numpy as jnp
 from tokpress_jax import quantize
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import keymap
-from tokpress_jax.io.keymap import LINEAR, Rule, Transform
+from tokpress_jax.io.keymap import LINEAR, PATCH, Rule, Transform
 from tokpress_jax.tokenizers import maskgit_vqgan_keys
 from tokpress_jax.tokenizers.karl import KARLConfig
 from tokpress_jax.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
 from tokpress_jax.tokenizers.maskgit_vqgan_keys import layer
-from tokpress_jax.tokenizers.tower_keys import BLOCKS, PATCH, ROW, table
+from tokpress_jax.tokenizers.tower_keys import BLOCKS, ROW, table
 from tokpress_jax.tokenizers.towers import TowerConfig
 
 BASE = 'base_tokenizer.vqgan'

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from tokpress_jax import quantize
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import keymap
-from tokpress_jax.io.keymap import CONV, LINEAR, Rule
+from tokpress_jax.io.keymap import CONV, LINEAR, PATCH, Rule
 from tokpress_jax.tokenizers import maskgit_vqgan_keys
 from tokpress_jax.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
 from tokpress_jax.tokenizers.maskgit_vqgan_keys import layer
@@ -30,7 +30,6 @@ from tokpress_jax.tokenizers.titok import Layout, TiTokConfig
 from tokpress_jax.tokenizers.tower_keys import (
   BLOCKS,
   BOTH,
-  PATCH,
   POINT,
   ROW,
   table,

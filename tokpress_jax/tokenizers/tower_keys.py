@@ -6,28 +6,11 @@ shape only.
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
 from tokpress_jax.io import keymap
 from tokpress_jax.io.keymap import LINEAR, Rule, Transform
 
 # A 1x1 convolution of torch as a dense kernel.
 POINT = Transform(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
-
-
-def _join_patch(x: np.ndarray) -> np.ndarray:
-  """[D, 3, p, p] to [p p 3, D]: the convolution that cuts patches."""
-  return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
-
-
-def _split_patch(x: np.ndarray) -> np.ndarray:
-  side = math.isqrt(x.shape[0] // 3)
-  return x.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
-
-
-PATCH = Transform(_join_patch, _split_patch)
 # A row [1, 1, D] of a table.
 ROW = Transform(lambda x: x[0], lambda x: x[None])
 
