@@ -1,5 +1,6 @@
 """The commands that use a model, on untrained ones."""
 
+import dataclasses
 import json
 
 import jax
@@ -331,6 +332,22 @@ def test_prune(here, tmp_path, pruner, capsys):
   argv = here / 'vit', here / 'images' / '1.png', '--pruner', pruner
   assert run('prune', *argv, '--out', out) == 0
   assert 'block_0.after_attention: 3 tokens' in capsys.readouterr().out
+  assert images.load_image(out).shape == (256, 2 * 256 + 8, 3)
+
+
+def test_prune_in_a_tower_without_a_classifier(here, tmp_path, capsys):
+  config = dataclasses.replace(
+    tiny_models.VIT, classes=0, features=4, distillation_token=True
+  )
+  model = tiny_models.loaded(config, 'model', tiny_models.IMAGES)
+  export.export(model.module, model.variables, tmp_path / 'tower')
+  out = tmp_path / 'p.png'
+  argv = tmp_path / 'tower', here / 'images' / '1.png', '--out', out
+  assert run('prune', *argv) == 0
+  text = capsys.readouterr().out
+  # Both special tokens and half of four patches; no class.
+  assert 'block_0.after_attention: 4 tokens' in text
+  assert text.rstrip().endswith(f'tokens\n{out}')
   assert images.load_image(out).shape == (256, 2 * 256 + 8, 3)
 
 

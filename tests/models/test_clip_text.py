@@ -1,5 +1,7 @@
 """CLIP's text encoder against transformers, and the codes of texts."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +65,13 @@ def test_features_equal_those_of_transformers(tmp_path):
     assert ours.shape == official.shape
     error = np.abs(np.asarray(ours) - official).max() / official.std()
     assert error < 1e-5, error
+  # A shorter stack's `before_last` is an earlier layer's.
+  shallow = dataclasses.replace(model.spec.config, depth=2).build()
+  params = dict(model.variables['params'])
+  params['stack'] = jax.tree.map(lambda x: x[:2], params['stack'])
+  early = jax.jit(shallow.apply)({'params': params}, CODES).before_last
+  official = want.hidden_states[1].numpy()
+  assert np.abs(np.asarray(early) - official).max() < 1e-5 * official.std()
   back = keymap.invert(
     model.variables,
     clip_text_keys.RULES,

@@ -89,6 +89,46 @@ def test_merging_equal_tokens_changes_nothing(name):
   assert np.abs(other.pooled - whole.pooled).max() > 1e-3
 
 
+@pytest.mark.parametrize('name', HOSTS)
+def test_batches_devices_gradients_and_bfloat16(name):
+  module, variables, _ = host(name)
+  images = jax.random.uniform(
+    jax.random.key(3), (8, 16, 16, 3), minval=-1, maxval=1
+  )
+  plan = (
+    ('block_0.after_attention', MERGE),
+    ('tower_out', pruners.TopNorm(budget=5)),
+  )
+
+  run = runner(name)
+  whole = run(variables, images, plan)
+  one = run(variables, images[5:6], plan)
+  np.testing.assert_allclose(one.pooled[0], whole.pooled[5], atol=1e-5)
+  np.testing.assert_array_equal(
+    one.reductions[1].index[0], whole.reductions[1].index[5]
+  )
+  mesh = jax.make_mesh(
+    (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  spec = jax.sharding.PartitionSpec('data')
+  spread = jax.device_put(images, jax.sharding.NamedSharding(mesh, spec))
+  out = run(variables, spread, plan)
+  np.testing.assert_allclose(out.pooled, whole.pooled, atol=1e-5)
+
+  def loss(variables):
+    out = module.apply(variables, images[:2], plan=plan)
+    return jnp.square(out.pooled).sum() + out.logits.sum()
+
+  slope = jax.jit(jax.grad(loss))(variables)
+  assert all(float(jnp.abs(x).max()) > 0 for x in jax.tree.leaves(slope))
+  half = module.config.build(dtype=jnp.bfloat16)
+  rough = jax.jit(lambda v, x: half.apply(v, x, plan=plan))(
+    variables, images[:2]
+  )
+  assert rough.pooled.dtype == rough.logits.dtype == jnp.float32
+  assert bool(jnp.isfinite(rough.pooled).all())
+
+
 def test_the_end_of_a_tower_is_a_site():
   module, variables, images = host('siglip')
   run = runner('siglip')
