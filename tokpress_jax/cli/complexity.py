@@ -56,7 +56,9 @@ def main(argv: Sequence[str]) -> None:
   """Prints the tables and writes the pictures."""
   flags = tyro.cli(Flags, args=list(argv), prog='tokpress complexity')
   if (flags.loss is None) == (flags.psnr is None):
-    raise UserError('Give --loss X (a tokenizer that halts) or --psnr DB.')
+    raise UserError(
+      'Give --loss X (a tokenizer that halts) or --psnr DB, one of them.'
+    )
   policy: Any = Quality(target=flags.psnr or 0.0)
   if flags.loss is not None:
     policy = Halting(target=flags.loss, threshold=flags.threshold)

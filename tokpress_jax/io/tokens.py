@@ -194,6 +194,8 @@ class Reader:
     try:
       yield from self._coding(self.header).decode(stubs())
     except UserError as error:
+      if row < 0:  # It is the file, and no record, that cannot be decoded.
+        raise UserError(f'{self._paths[shard]}: {error}') from None
       raise UserError(f'{self._paths[shard]}, record {row} {error}') from None
 
   def _stub(self, shard: int, row: int) -> Stub:
