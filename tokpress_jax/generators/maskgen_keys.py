@@ -22,7 +22,7 @@ import numpy as np
 from tokpress_jax.generators.maskgen import MaskGenConfig
 from tokpress_jax.generators.rar_keys import MODULATION
 from tokpress_jax.io import keymap
-from tokpress_jax.io.keymap import LINEAR, Rule, Transform
+from tokpress_jax.io.keymap import Rule, Transform, dense, norm
 
 _TABLES = ('embeddings.weight', 'lm_head.weight')
 # Of the official vocabulary, beside the codes: the mask, 1,000 classes, none.
@@ -38,26 +38,9 @@ def _swapped(x: np.ndarray) -> np.ndarray:
 _SWAPPED = Transform(_swapped, _swapped)
 
 
-def _dense(
-  source: str, target: str, change: Transform = keymap.SAME, row: str = ''
-) -> tuple[Rule, Rule]:
-  kernel = keymap.chain(change, LINEAR)
-  return (
-    Rule(rf'{source}\.weight', f'params/{target}/kernel{row}', kernel),
-    Rule(rf'{source}\.bias', f'params/{target}/bias{row}', change),
-  )
-
-
-def _norm(source: str, target: str, row: str = '') -> tuple[Rule, Rule]:
-  return (
-    Rule(rf'{source}\.weight', f'params/{target}/scale{row}'),
-    Rule(rf'{source}\.bias', f'params/{target}/bias{row}'),
-  )
-
-
 def _stream(source: str, target: str, row: str) -> tuple[Rule, ...]:
   """Rules of an image's stream, and of a text's where it is updated."""
-  make = lambda name, ours, change=keymap.SAME: _dense(
+  make = lambda name, ours, change=keymap.SAME: dense(
     source + name, f'stack/{target}/{ours}', change, row
   )
   return (
@@ -74,7 +57,7 @@ def _stream(source: str, target: str, row: str) -> tuple[Rule, ...]:
   )
 
 
-def _layer(source: str, target: str, make: Any = _dense) -> tuple[Rule, ...]:
+def _layer(source: str, target: str, make: Any = dense) -> tuple[Rule, ...]:
   source = rf'diffloss\.net\.res_blocks\.(\d+)\.{source}'
   return make(source, f'head/layers/{target}', row=r'[\1]')
 
@@ -86,30 +69,30 @@ RULES = (
   Rule('decoder_pos_embed_learned', 'params/positions/table', _row),
   Rule('diffusion_pos_embed_learned', 'params/head_positions/table', _row),
   Rule('mask_token', 'params/mask_token/table', _row),
-  *_dense('text_(?:embed_proj|emb)', 'text'),
-  *_dense('(?:cond_pooled_proj|text_pooled_emb)', 'pooled'),
-  *_dense('z_proj', 'vector_embed'),
-  *_norm('z_proj_ln', 'vector_norm'),
-  *_dense(r'(?:decoder_)?norm\.linear', 'norm/ada'),
-  *_dense(r'last\.norm1_context\.linear', 'stack/last/text_norm/ada'),
-  *_dense(r'last\.attn\.add_kv', 'stack/last/text_kv'),
+  *dense('text_(?:embed_proj|emb)', 'text'),
+  *dense('(?:cond_pooled_proj|text_pooled_emb)', 'pooled'),
+  *dense('z_proj', 'vector_embed'),
+  *norm('z_proj_ln', 'vector_norm'),
+  *dense(r'(?:decoder_)?norm\.linear', 'norm/ada'),
+  *dense(r'last\.norm1_context\.linear', 'stack/last/text_norm/ada'),
+  *dense(r'last\.attn\.add_kv', 'stack/last/text_kv'),
   Rule(r'last\.attn\.add_q_proj\..*', None),
   *_stream(r'last\.', 'last', ''),
   *_stream(r'blocks\.(\d+)\.', 'layers', r'[\1]'),
-  *_dense(r'diffloss\.net\.time_embed\.mlp\.0', 'head/time1'),
-  *_dense(r'diffloss\.net\.time_embed\.mlp\.2', 'head/time2'),
-  *_dense(r'diffloss\.net\.cond_embed', 'head/features'),
-  *_dense(r'diffloss\.net\.input_proj', 'head/input'),
+  *dense(r'diffloss\.net\.time_embed\.mlp\.0', 'head/time1'),
+  *dense(r'diffloss\.net\.time_embed\.mlp\.2', 'head/time2'),
+  *dense(r'diffloss\.net\.cond_embed', 'head/features'),
+  *dense(r'diffloss\.net\.input_proj', 'head/input'),
   *_layer(r'adaLN_modulation\.1', 'ada'),
-  *_layer('in_ln', 'norm', _norm),
+  *_layer('in_ln', 'norm', norm),
   *_layer(r'mlp\.0', 'fc1'),
   *_layer(r'mlp\.2', 'fc2'),
-  *_dense(
+  *dense(
     r'diffloss\.net\.final_layer\.adaLN_modulation\.1',
     'head/norm/ada',
     _SWAPPED,
   ),
-  *_dense(r'diffloss\.net\.final_layer\.linear', 'head/output'),
+  *dense(r'diffloss\.net\.final_layer\.linear', 'head/output'),
 )
 
 

@@ -19,30 +19,15 @@ import numpy as np
 
 from tokpress_jax.generators.maskgit import MaskGITConfig
 from tokpress_jax.io import keymap
-from tokpress_jax.io.keymap import LINEAR, Rule, Transform
+from tokpress_jax.io.keymap import LINEAR, Rule, Transform, dense, norm
 
 _TABLES = ('embeddings.weight', 'embeddings.word_embeddings.weight')
 _HEAD = 'lm_head.weight'
-_LAYERS = 'params/stack/layers'
 _row = Transform(lambda x: x[0], lambda x: x[None])
 
 
-def _dense(source: str, target: str, row: str = '') -> tuple[Rule, Rule]:
-  return (
-    Rule(rf'{source}\.weight', f'params/{target}/kernel{row}', LINEAR),
-    Rule(rf'{source}\.bias', f'params/{target}/bias{row}'),
-  )
-
-
-def _norm(source: str, target: str, row: str = '') -> tuple[Rule, Rule]:
-  return (
-    Rule(rf'{source}\.weight', f'params/{target}/scale{row}'),
-    Rule(rf'{source}\.bias', f'params/{target}/bias{row}'),
-  )
-
-
 def _layer(make: Any, source: str, target: str) -> tuple[Rule, Rule]:
-  return make(rf'{source}', f'stack/layers/{target}', r'[\1]')
+  return make(source, f'stack/layers/{target}', row=r'[\1]')
 
 
 # Of the names that `prepare` gives.
@@ -53,21 +38,21 @@ RULES = (
   Rule('classes', 'params/class_embed/table/embedding'),
   Rule('pos_embed', 'params/positions/table', _row),
   Rule('positions', 'params/positions/table'),
-  *_norm(r'embeddings\.LayerNorm', 'norm'),
-  *_norm('norm', 'norm'),
-  *_dense('lm_head', 'logits'),
-  *_layer(_dense, rf'{_BERT}attention\.self\.qkv', 'attn/qkv'),
-  *_layer(_dense, rf'{_BERT}attention\.output\.dense', 'attn/proj'),
-  *_layer(_norm, rf'{_BERT}attention\.output\.LayerNorm', 'norm1'),
-  *_layer(_dense, rf'{_BERT}intermediate\.dense', 'mlp/fc1'),
-  *_layer(_dense, rf'{_BERT}output\.dense', 'mlp/fc2'),
-  *_layer(_norm, rf'{_BERT}output\.LayerNorm', 'norm2'),
-  *_layer(_norm, rf'{_BLOCK}norm1', 'norm1'),
-  *_layer(_dense, rf'{_BLOCK}attn\.qkv', 'attn/qkv'),
-  *_layer(_dense, rf'{_BLOCK}attn\.proj', 'attn/proj'),
-  *_layer(_norm, rf'{_BLOCK}norm2', 'norm2'),
-  *_layer(_dense, rf'{_BLOCK}mlp\.fc1', 'mlp/fc1'),
-  *_layer(_dense, rf'{_BLOCK}mlp\.fc2', 'mlp/fc2'),
+  *norm(r'embeddings\.LayerNorm', 'norm'),
+  *norm('norm', 'norm'),
+  *dense('lm_head', 'logits'),
+  *_layer(dense, rf'{_BERT}attention\.self\.qkv', 'attn/qkv'),
+  *_layer(dense, rf'{_BERT}attention\.output\.dense', 'attn/proj'),
+  *_layer(norm, rf'{_BERT}attention\.output\.LayerNorm', 'norm1'),
+  *_layer(dense, rf'{_BERT}intermediate\.dense', 'mlp/fc1'),
+  *_layer(dense, rf'{_BERT}output\.dense', 'mlp/fc2'),
+  *_layer(norm, rf'{_BERT}output\.LayerNorm', 'norm2'),
+  *_layer(norm, rf'{_BLOCK}norm1', 'norm1'),
+  *_layer(dense, rf'{_BLOCK}attn\.qkv', 'attn/qkv'),
+  *_layer(dense, rf'{_BLOCK}attn\.proj', 'attn/proj'),
+  *_layer(norm, rf'{_BLOCK}norm2', 'norm2'),
+  *_layer(dense, rf'{_BLOCK}mlp\.fc1', 'mlp/fc1'),
+  *_layer(dense, rf'{_BLOCK}mlp\.fc2', 'mlp/fc2'),
   Rule(
     r'out_blocks\.(\d+)\.skip_linear\.weight',
     r'params/stack/skip_kernel[\1]',

@@ -18,12 +18,11 @@ import numpy as np
 
 from tokpress_jax.generators.rar import PREFIX, RARConfig
 from tokpress_jax.io import keymap
-from tokpress_jax.io.keymap import LINEAR, Rule, Transform
+from tokpress_jax.io.keymap import Rule, Transform
 
 _TABLE, _HEAD = 'embeddings.weight', 'lm_head.weight'
 _PLACE, _TARGET = 'pos_embed', 'target_aware_pos_embed'
 _TIME = 'timesteps_embeddings'
-_LAYERS = 'params/stack/layers'
 # The official position tables have so many rows more than tokens.
 _ROOM = 1024
 
@@ -41,29 +40,16 @@ MODULATION = Transform(_six(_OURS), _six(np.argsort(_OURS)))
 _row = Transform(lambda x: x[0], lambda x: x[None])
 
 
-def _pair(
-  source: str, target: str, change: Transform = keymap.SAME, row: str = ''
-) -> tuple[Rule, Rule]:
-  kernel = keymap.chain(change, LINEAR)
-  return (
-    Rule(rf'{source}\.weight', f'params/{target}/kernel{row}', kernel),
-    Rule(rf'{source}\.bias', f'params/{target}/bias{row}', change),
-  )
-
-
 def _norm(name: str, target: str) -> tuple[Rule, Rule]:
   source = rf'blocks\.(\d+)\.{name}'
-  return (
-    Rule(rf'{source}\.weight', rf'{_LAYERS}/{target}/scale[\1]'),
-    Rule(rf'{source}\.bias', rf'{_LAYERS}/{target}/bias[\1]'),
-  )
+  return keymap.norm(source, f'stack/layers/{target}', r'[\1]')
 
 
 def _dense(
   name: str, target: str, change: Transform = keymap.SAME
 ) -> tuple[Rule, Rule]:
   source = rf'blocks\.(\d+)\.{name}'
-  return _pair(source, f'stack/layers/{target}', change, r'[\1]')
+  return keymap.dense(source, f'stack/layers/{target}', change, r'[\1]')
 
 
 # Of the names that `prepare` gives.
@@ -83,8 +69,8 @@ RULES = (
   *_dense(r'mlp\.fc1', 'mlp/fc1'),
   *_dense(r'mlp\.fc2', 'mlp/fc2'),
   *_dense(r'adaLN_modulation\.1', 'ada', MODULATION),
-  *_pair(r'adaln_before_head\.adaLN_modulation\.1', 'head/ada'),
-  *_pair('lm_head', 'head/logits'),
+  *keymap.dense(r'adaln_before_head\.adaLN_modulation\.1', 'head/ada'),
+  *keymap.dense('lm_head', 'head/logits'),
   Rule('attn_mask', None),
 )
 

@@ -16,7 +16,7 @@ import jax
 from tokpress_jax.errors import UserError
 from tokpress_jax.generators.scale_wise import ScaleWiseConfig
 from tokpress_jax.io import keymap
-from tokpress_jax.io.keymap import LINEAR, SAME, Rule, Transform
+from tokpress_jax.io.keymap import LINEAR, Rule, Transform, dense
 
 SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
@@ -28,15 +28,9 @@ _flat = Transform(lambda x: x.reshape(-1), lambda x: x[None, :, None, None])
 _six = Transform(lambda x: x[0, 0], lambda x: x[None, None])
 
 
-def _dense(source: str, target: str, row: str = '') -> tuple[Rule, Rule]:
-  return (
-    Rule(rf'{source}\.weight', f'params/{target}/kernel{row}', LINEAR),
-    Rule(rf'{source}\.bias', f'params/{target}/bias{row}', SAME),
-  )
-
-
 def _block(source: str, target: str) -> tuple[Rule, Rule]:
-  return _dense(rf'blocks\.(\d+)\.{source}', f'stack/layers/{target}', r'[\1]')
+  source = rf'blocks\.(\d+)\.{source}'
+  return dense(source, f'stack/layers/{target}', row=r'[\1]')
 
 
 _LAYERS = 'params/stack/layers'
@@ -46,7 +40,7 @@ RULES = (
   Rule('pos_1LC', 'params/positions/table', _row),
   Rule(r'lvl_embed\.weight', 'params/levels/table'),
   Rule(r'class_emb\.weight', 'params/class_embed/table/embedding'),
-  *_dense('word_embed', 'latent_embed'),
+  *dense('word_embed', 'latent_embed'),
   Rule(
     r'blocks\.(\d+)\.attn\.mat_qkv\.weight',
     rf'{_LAYERS}/attn/qkv/kernel[\1]',
@@ -64,9 +58,9 @@ RULES = (
   *_block(r'ffn\.fc2', 'mlp/fc2'),
   *_block(r'ada_lin\.1', 'ada'),
   Rule(r'blocks\.(\d+)\.ada_gss', rf'{_LAYERS}/ada_offset[\1]', _six),
-  *_dense(r'shared_ada_lin\.1', 'shared_ada'),
-  *_dense(r'head_nm\.ada_lin\.1', 'head/ada'),
-  *_dense('head', 'head/logits'),
+  *dense(r'shared_ada_lin\.1', 'shared_ada'),
+  *dense(r'head_nm\.ada_lin\.1', 'head/ada'),
+  *dense('head', 'head/logits'),
   # Constants: no key bias, the level of each token, the training mask.
   Rule(r'blocks\.\d+\.attn\.zero_k_bias', None),
   Rule('lvl_1L|attn_bias_for_masking', None),

@@ -104,6 +104,32 @@ class Rule:
   transform: Transform = SAME
 
 
+def dense(
+  source: str, target: str, change: Transform = SAME, row: str = ''
+) -> tuple[Rule, Rule]:
+  r"""Weight and bias of a linear layer.
+
+  Args:
+    source: expression for the released name.
+    target: our name, below 'params/'.
+    change: of the released order of outputs, before anything else.
+    row: what selects a row of a stack, such as '[\1]'.
+  """
+  kernel = chain(change, LINEAR)
+  return (
+    Rule(rf'{source}\.weight', f'params/{target}/kernel{row}', kernel),
+    Rule(rf'{source}\.bias', f'params/{target}/bias{row}', change),
+  )
+
+
+def norm(source: str, target: str, row: str = '') -> tuple[Rule, Rule]:
+  """Weight and bias of a layer norm; see `dense`."""
+  return (
+    Rule(rf'{source}\.weight', f'params/{target}/scale{row}'),
+    Rule(rf'{source}\.bias', f'params/{target}/bias{row}'),
+  )
+
+
 def convert(
   tensors: Mapping[str, Array],
   rules: Sequence[Rule],

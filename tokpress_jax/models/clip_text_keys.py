@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from tokpress_jax.io import keymap
-from tokpress_jax.io.keymap import LINEAR, Rule
+from tokpress_jax.io.keymap import LINEAR, Rule, norm
 from tokpress_jax.models import host_keys
 from tokpress_jax.models.clip_text import ClipTextConfig
-from tokpress_jax.models.host_keys import norm
 
 _LAYER = r'text_model\.encoder\.layers\.(\d+)\.'
 
@@ -38,15 +35,6 @@ RULES = (
   Rule(r'vision_model\..*', None),
   Rule(r'(visual_projection\.weight|logit_scale)', None),
 )
-
-
-def prepare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Joins queries, keys and values of the text's layers into one `qkv`.
-
-  Args:
-    tensors: released names to arrays.
-  """
-  return host_keys.join_qkv(tensors)
 
 
 def config_of(shapes: Mapping[str, tuple[int, ...]]) -> ClipTextConfig:
@@ -98,4 +86,5 @@ def released_config(width: int = 768) -> ClipTextConfig:
   )
 
 
+prepare = host_keys.join_qkv
 expected = host_keys.expected_of_texts

@@ -11,13 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from tokpress_jax.errors import UserError, did_you_mean
 from tokpress_jax.io import keymap
-from tokpress_jax.io.keymap import LINEAR, PATCH, Rule
+from tokpress_jax.io.keymap import LINEAR, PATCH, Rule, norm
 from tokpress_jax.models import host_keys
-from tokpress_jax.models.host_keys import norm
 from tokpress_jax.models.vit import ViTConfig
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -40,15 +37,6 @@ RULES = (
   *norm(rf'{_OWN}post_layernorm', 'norm'),
   Rule(r'visual_projection\.weight', 'params/project/kernel', LINEAR),
 )
-
-
-def prepare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Joins queries, keys and values of every layer into one `qkv`.
-
-  Args:
-    tensors: released names to arrays.
-  """
-  return host_keys.join_qkv(tensors)
 
 
 def config_of(shapes: Mapping[str, tuple[int, ...]]) -> ViTConfig:
@@ -119,4 +107,5 @@ def _config(width: int, **sizes: Any) -> ViTConfig:
   )
 
 
+prepare = host_keys.join_qkv
 expected = host_keys.expected_of_images

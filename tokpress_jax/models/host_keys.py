@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.io.keymap import LINEAR, SAME, Rule, Transform
+from tokpress_jax.io.keymap import Rule, Transform, dense, norm
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # A row [1, 1, D] or a table [1, N, D] without its first axes.
@@ -42,28 +42,6 @@ _ACTIVATIONS = {
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
 
 
-def dense(source: str, target: str, row: str = '') -> tuple[Rule, Rule]:
-  r"""Weight and bias of a linear layer.
-
-  Args:
-    source: expression for the released name.
-    target: our name, below 'params/'.
-    row: what selects a row of a stack, such as '[\1]'.
-  """
-  return (
-    Rule(rf'{source}\.weight', f'params/{target}/kernel{row}', LINEAR),
-    Rule(rf'{source}\.bias', f'params/{target}/bias{row}'),
-  )
-
-
-def norm(source: str, target: str, row: str = '') -> tuple[Rule, Rule]:
-  """Weight and bias of a layer norm; see `dense`."""
-  return (
-    Rule(rf'{source}\.weight', f'params/{target}/scale{row}', SAME),
-    Rule(rf'{source}\.bias', f'params/{target}/bias{row}'),
-  )
-
-
 def blocks(layer: str, names: Mapping[str, str]) -> tuple[Rule, ...]:
   """Rules of all layers of a stack.
 
@@ -76,7 +54,7 @@ def blocks(layer: str, names: Mapping[str, str]) -> tuple[Rule, ...]:
   for ours, theirs in names.items():
     make = norm if ours.startswith('norm') else dense
     source = layer + re.escape(theirs)
-    rules += make(source, f'stack/layers/{ours}', r'[\1]')
+    rules += make(source, f'stack/layers/{ours}', row=r'[\1]')
   return tuple(rules)
 
 

@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from tokpress_jax.errors import UserError, did_you_mean
 from tokpress_jax.io import keymap
-from tokpress_jax.io.keymap import Rule
+from tokpress_jax.io.keymap import Rule, dense, norm
 from tokpress_jax.models import host_keys
 from tokpress_jax.models.clip_text import ClipTextConfig
-from tokpress_jax.models.host_keys import dense, norm
 
 _LAYER = r'encoder\.layers\.(\d+)\.'
 
@@ -30,15 +27,6 @@ RULES = (
   *norm(r'final_layer_norm', 'norm'),
   *dense(r'head', 'project'),
 )
-
-
-def prepare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Joins queries, keys and values of every layer into one `qkv`.
-
-  Args:
-    tensors: released names to arrays.
-  """
-  return host_keys.join_qkv(tensors)
 
 
 def config_of(shapes: Mapping[str, tuple[int, ...]]) -> ClipTextConfig:
@@ -106,4 +94,5 @@ def _config(width: int, **sizes: Any) -> ClipTextConfig:
   )
 
 
+prepare = host_keys.join_qkv
 expected = host_keys.expected_of_texts

@@ -14,9 +14,9 @@ import numpy as np
 
 from tokpress_jax.errors import UserError, did_you_mean
 from tokpress_jax.io import keymap
-from tokpress_jax.io.keymap import PATCH, Rule
+from tokpress_jax.io.keymap import PATCH, Rule, dense, norm
 from tokpress_jax.models import host_keys
-from tokpress_jax.models.host_keys import VECTOR, dense, norm
+from tokpress_jax.models.host_keys import VECTOR
 from tokpress_jax.models.vit import ViTConfig
 
 _LAYER = r'encoder\.layers\.(\d+)\.'

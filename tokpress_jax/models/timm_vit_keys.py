@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokpress_jax.io import keymap
-from tokpress_jax.io.keymap import PATCH, Rule
+from tokpress_jax.io.keymap import PATCH, Rule, dense, norm
 from tokpress_jax.models import host_keys
-from tokpress_jax.models.host_keys import TABLE, VECTOR, dense, norm
+from tokpress_jax.models.host_keys import TABLE, VECTOR
 from tokpress_jax.models.vit import ViTConfig
 
 _LAYER = r'blocks\.(\d+)\.'
