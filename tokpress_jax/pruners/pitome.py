@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import base, budgets, reduction, similarities, tome
 from tokpress_jax.pruners.mergers.grouped import (
   count_free,
@@ -125,17 +124,8 @@ class PiToMe(base.Pruner):
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Matches the tokens."""
-    slots = tokens.valid.shape[1]
-    half = (slots - tokens.num_protected) // 2
-    num_merged = slots - budgets.capacity(self.budget, tokens)
-    if isinstance(self.budget, budgets.Remove):
-      num_merged = min(num_merged, half)
-    elif num_merged > half:
-      raise UserError(
-        f'one matching merges at most half of {slots} tokens, {half}, and this '
-        f'budget asks for {num_merged} ({self.budget}); keep more, or merge in '
-        'several layers (pitome_plan)'
-      )
+    hint = lambda: 'keep more, or merge in several layers (pitome_plan)'
+    num_merged = tome.pairs_to_merge(self.budget, tokens, hint=hint)
     if not num_merged:
       return reduction.identity(tokens)
     free = jnp.sum(tokens.valid & ~tokens.protected, axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -45,6 +45,32 @@ def compared(metric: Metric, tokens: Tokens, signals: Signals) -> Array:
   return heads.astype(jnp.float32).mean(axis=1)
 
 
+def pairs_to_merge(
+  budget: budgets.Budget, tokens: Tokens, *, hint: Callable[[], str]
+) -> int:
+  """Pairs that one matching of two halves merges, static.
+
+  Args:
+    budget: what to keep; `Remove` is clipped to a half, as published.
+    tokens: N slots.
+    hint: what to do, for the message.
+
+  Raises:
+    UserError: if it asks for more than a half.
+  """
+  slots = tokens.valid.shape[1]
+  half = (slots - tokens.num_protected) // 2
+  count = slots - budgets.capacity(budget, tokens)
+  if isinstance(budget, budgets.Remove):
+    return min(count, half)
+  if count > half:
+    raise UserError(
+      f'one matching merges at most half of {slots} tokens, {half}, and this '
+      f'budget asks for {count} ({budget}); {hint()}'
+    )
+  return count
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ToMe(base.Pruner):
   """Merges the most similar tokens, by the mean of the heads' keys.
@@ -70,17 +96,10 @@ class ToMe(base.Pruner):
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Matches the tokens."""
-    slots = tokens.valid.shape[1]
-    half = (slots - tokens.num_protected) // 2
-    num_merged = slots - budgets.capacity(self.budget, tokens)
-    if isinstance(self.budget, budgets.Remove):  # clipped, as published
-      num_merged = min(num_merged, half)
-    elif num_merged > half:
-      raise UserError(
-        f'one matching merges at most half of {slots} tokens, {half}, and this '
-        f'budget asks for {num_merged} ({self.budget}); {self._least(tokens)}, '
-        'or merge in several layers (tome_plan)'
-      )
+    hint = lambda: (
+      f'{self._least(tokens)}, or merge in several layers (tome_plan)'
+    )
+    num_merged = pairs_to_merge(self.budget, tokens, hint=hint)
     if not num_merged:
       return reduction.identity(tokens)
     free = jnp.sum(tokens.valid & ~tokens.protected, axis=1)
