@@ -58,13 +58,13 @@ print('jax', jax.__version__, 'on', device)
 # The first time, `load` downloads the official files (1.7 GB) and converts
 # them, for which it needs PyTorch (Colab has it). It prints their licence.
 # `var-d20`, `var-d24` and `var-d30` are larger and better; a file of `tokpress
-# convert` or a model of your own goes too. `for_sampling` casts the weights to
+# convert` or a model of your own goes too. `for_inference` casts the weights to
 # bfloat16 on an accelerator.
 
 # %%
 MODEL = os.environ.get('TOKPRESS_MODEL', 'var-d16')
 
-model = generators.for_sampling(tp.load(MODEL))
+model = tp.for_inference(tp.load(MODEL))
 tokenizer, config = model.tokenizer, model.module.config
 SIZE = tokenizer.module.config.image_size
 print(f'{len(config.grids)} scales, {config.num_tokens} tokens, {SIZE} pixels')
@@ -233,7 +233,7 @@ print(f'{len(labels) / seconds:.2f} images/s in batches of {len(labels)}')
 SECOND = os.environ.get('TOKPRESS_SECOND', '')  # 'mvar-d16'
 
 if SECOND:
-  second = generators.for_sampling(tp.load(SECOND))
+  second = tp.for_inference(tp.load(SECOND))
   others, _ = draw(second, labels)
   _, other_seconds = draw(second, labels, seed=1)
   pair = [np.asarray(x.images)[::EACH] for x in (drawn, others)]

@@ -38,6 +38,7 @@ _PUBLIC = {
   'UserError': 'tokpress_jax.errors:UserError',
   'export': 'tokpress_jax.io.export:export',
   'fit': 'tokpress_jax.train.loop:fit',
+  'for_inference': 'tokpress_jax.inference:for_inference',
   'list_datasets': 'tokpress_jax.data:list_datasets',
   'list_models': 'tokpress_jax.registry:list_models',
   'list_pruners': 'tokpress_jax.registry:list_pruners',

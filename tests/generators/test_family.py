@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tokpress_jax import (
   generators,
+  inference,
   losses,
   quantize,
   tokenizers,
@@ -539,10 +540,10 @@ def test_sharded_over_eight_devices_equals_one(name):
 def test_a_model_made_ready_samples_the_same(name):
   model = loaded(name)
   _, labels, *_ = batch(name)
-  ready = generators.for_sampling(generators.for_sampling(model))
+  ready = inference.for_inference(inference.for_inference(model))
   got = sample(name, labels, model=ready)
   same_samples(got, sample(name, labels))
-  half = generators.for_sampling(model, dtype=jnp.bfloat16)
+  half = inference.for_inference(model, dtype=jnp.bfloat16)
   shapes = jax.eval_shape(lambda: sample(name, labels, model=half))
   assert shapes.images.dtype == jnp.float32
   kinds = {x.dtype for x in jax.tree.leaves(half.variables)}

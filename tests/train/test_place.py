@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from tokpress_jax import generators, released
+from tokpress_jax import generators, inference, released
 from tokpress_jax.errors import UserError
 from tokpress_jax.train import mesh as mesh_lib
 from tokpress_jax.train import place, sharding
@@ -50,7 +50,7 @@ def sample(model, labels):
 
 @functools.cache
 def wanted():
-  return sample(generators.for_sampling(model()), LABELS)
+  return sample(inference.for_inference(model()), LABELS)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def wanted():
     ({'data': 2, 'fsdp': 4}, lambda model: model, (2, 16 // 4, 48)),
     (
       {'data': 2, 'fsdp': 2, 'model': 2},
-      generators.for_sampling,
+      inference.for_inference,
       (16 // 2, 48 // 2),
     ),
   ],

@@ -32,6 +32,7 @@ Call = Callable[[], Any]
 _BENCHES = {
   'conv': 'tokpress_jax.bench.conv',
   'matmul': 'tokpress_jax.bench.matmul',
+  'pruners': 'tokpress_jax.bench.pruners',
   'titok': 'tokpress_jax.bench.titok',
   'tokens': 'tokpress_jax.bench.tokens',
   'train_step': 'tokpress_jax.bench.train_step',

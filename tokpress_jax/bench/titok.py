@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokpress_jax import generators, released, types
+from tokpress_jax import inference, released, types
 from tokpress_jax.bench import harness, official_titok, peaks, torch_peer
 from tokpress_jax.bench.flops import count_flops
 from tokpress_jax.bench.weights import redraw
@@ -85,7 +85,7 @@ def compare(
     jax.tree.map(jnp.asarray, variables),
     types.Spec(name=title, family='tokenizer', config=config),
   )
-  loaded = generators.for_sampling(loaded, dtype=jnp.float32)
+  loaded = inference.for_inference(loaded, dtype=jnp.float32)
   rng = np.random.default_rng(0)
   side, vqgan = config.image_size, config.vqgan
   assert vqgan is not None

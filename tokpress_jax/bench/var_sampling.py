@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokpress_jax import generators, types
+from tokpress_jax import generators, inference, types
 from tokpress_jax.bench import harness, official_var, peaks, torch_peer
 from tokpress_jax.bench.flops import count_flops
 from tokpress_jax.bench.weights import redraw
@@ -146,7 +146,7 @@ def ready_to_sample(
   )
   inner = load(tokenizer, tokenizer_variables, 'tokenizer')
   model = load(config, variables, 'generator', inner)
-  return generators.for_sampling(model, dtype=jnp.dtype(dtype))
+  return inference.for_inference(model, dtype=jnp.dtype(dtype))
 
 
 class _Ours:

@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 
 from tokpress_jax import data as data_lib
-from tokpress_jax import generators, metrics, types
+from tokpress_jax import generators, inference, metrics, types
 from tokpress_jax.io import image_sets, safetensors
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.metrics import features as features_lib
@@ -53,7 +53,7 @@ def draw(
   Yields:
     uint8 [B, H, W, C], the last batch smaller.
   """
-  model = generators.for_sampling(model, dtype=model.module.dtype)
+  model = inference.for_inference(model, dtype=model.module.dtype)
   rows = None
   if devices:
     mesh = jax.sharding.Mesh(np.array(devices), ('data',))

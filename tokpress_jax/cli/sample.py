@@ -95,7 +95,7 @@ class Edit:
 
 def main(argv: Sequence[str]) -> None:
   """Writes the picture and the arrays."""
-  from tokpress_jax import generators
+  from tokpress_jax import generators, inference
   from tokpress_jax.tokenizers import legal_length
 
   flags = tyro.cli(Flags, args=list(argv), prog='tokpress sample')
@@ -127,7 +127,7 @@ def main(argv: Sequence[str]) -> None:
     show = tuple(end for end in config.boundaries if end <= tokens)
   edit = None if box is None else _edit(flags, model, box)
   model, mesh = _place(model, flags.mesh)
-  model = generators.for_sampling(model)
+  model = inference.for_inference(model)
   put, ways = _spreading(mesh)
   key = jax.random.key(flags.seed)
   strips: dict[int, list[np.ndarray]] = {}  # of the first image of a class

@@ -15,7 +15,6 @@ from tokpress_jax.generators.next_token import (
 )
 from tokpress_jax.generators.order import Order, reveal_counts
 from tokpress_jax.generators.rar import RAR, Ranked, RARConfig
-from tokpress_jax.generators.ready import for_sampling
 from tokpress_jax.generators.sampling import SCHEDULES, Sampler
 from tokpress_jax.generators.scale_wise import (
   ScaleWiseConfig,
@@ -60,7 +59,6 @@ __all__ = [
   'beam_search',
   'best_of',
   'drawn_tokens',
-  'for_sampling',
   'generator_prior',
   'keep',
   'reveal_counts',

@@ -204,4 +204,10 @@ def _pruned_layer(
   layers: Any = stack.get_variable('params', 'layers')
   if isinstance(layers, list | tuple):
     return call(layers[layer], state)
+  if settings.deterministic:
+    # Otherwise XLA cuts out all layers before the first one runs, and memory
+    # for all of them is mapped anew in each call (1.3 x the time on a CPU).
+    x, layers = jax.lax.optimization_barrier((state.tokens.features, layers))
+    tokens = dataclasses.replace(state.tokens, features=x)
+    state = dataclasses.replace(state, tokens=tokens)
   return call(jax.tree.map(lambda a: a[layer], layers), state)

@@ -29,7 +29,7 @@ def place(
 ) -> Loaded:
   """Spreads the variables of a model, and of its tokenizer, over a mesh.
 
-  Call it before `generators.for_sampling`, which splits the stacks of layers
+  Call it before `for_inference`, which splits the stacks of layers
   that the rules name; what that makes of them stays spread.
 
   Args:

@@ -11,32 +11,32 @@ import jax.numpy as jnp
 from tokpress_jax import nn, types
 
 
-def for_sampling(generator: types.Loaded, *, dtype: Any = None) -> types.Loaded:
+def for_inference(model: types.Loaded, *, dtype: Any = None) -> types.Loaded:
   """Casts the weights and splits the stacks of layers, once, outside `jit`.
 
   Softmax, norms, logits, guidance and the quantiser stay float32. Drop the
   argument afterwards, so that the weights lie in memory once:
-  `model = for_sampling(tp.load('var-d16'))`.
+  `model = tp.for_inference(tp.load('var-d16'))`.
 
   Args:
-    generator: of `load`, with or without its tokenizer; or a tokenizer, which
-      then encodes and decodes faster too.
+    model: of `load`: a generator with or without its tokenizer, a tokenizer, or
+      a host of pruners (ViT-B/16 with ToMe takes 0.85 x the time on a CPU).
     dtype: of weights, matmuls and caches; bfloat16 on accelerators and float32
       on a CPU if None.
 
   Returns:
-    The same model, to be given to `sample`.
+    The same model, used as before.
   """
   if dtype is None:
     cpu = jax.default_backend() == 'cpu'
     dtype = jnp.float32 if cpu else jnp.bfloat16
-  tokenizer = generator.tokenizer
+  tokenizer = model.tokenizer
   if tokenizer is not None:
-    tokenizer = for_sampling(tokenizer, dtype=dtype)
+    tokenizer = for_inference(tokenizer, dtype=dtype)
   return dataclasses.replace(
-    generator,
-    module=generator.module.clone(dtype=dtype),
-    variables=nn.unstack(_cast(generator.variables, dtype)),
+    model,
+    module=model.module.clone(dtype=dtype),
+    variables=nn.unstack(_cast(model.variables, dtype)),
     tokenizer=tokenizer,
   )
 
