@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -146,5 +147,6 @@ def _imported(path: str) -> Any:
   spec = importlib.util.spec_from_file_location('official_tome_merge', file)
   assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
+  sys.modules[spec.name] = module  # `torch.compile` looks it up by name
   spec.loader.exec_module(module)
   return module
