@@ -118,6 +118,7 @@ LAYERS = (
     'errors',
     'registry',
     'flow',
+    'inference',
     'nn',
     'quantize',
     'io',

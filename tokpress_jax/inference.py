@@ -9,9 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import nn, types
+from tokpress_jax.errors import UserError
 
 
-def for_inference(model: types.Loaded, *, dtype: Any = None) -> types.Loaded:
+def for_inference(
+  model: types.Loaded,
+  *,
+  dtype: Any = None,
+  implementation: nn.Implementation | None = None,
+) -> types.Loaded:
   """Casts the weights and splits the stacks of layers, once, outside `jit`.
 
   Softmax, norms, logits, guidance and the quantiser stay float32. Drop the
@@ -23,9 +29,14 @@ def for_inference(model: types.Loaded, *, dtype: Any = None) -> types.Loaded:
       a host of pruners (ViT-B/16 with ToMe takes 0.85 x the time on a CPU).
     dtype: of weights, matmuls and caches; bfloat16 on accelerators and float32
       on a CPU if None.
+    implementation: of attention; 'cudnn' is cuDNN's flash attention on a GPU,
+      in bfloat16, of models that have it as an attribute (`models.ViT`).
 
   Returns:
     The same model, used as before.
+
+  Raises:
+    UserError: the model's attention is not a matter of choice.
   """
   if dtype is None:
     cpu = jax.default_backend() == 'cpu'
@@ -33,9 +44,17 @@ def for_inference(model: types.Loaded, *, dtype: Any = None) -> types.Loaded:
   tokenizer = model.tokenizer
   if tokenizer is not None:
     tokenizer = for_inference(tokenizer, dtype=dtype)
+  chosen: dict[str, Any] = {'dtype': dtype}
+  if implementation is not None:
+    if not hasattr(model.module, 'implementation'):
+      raise UserError(
+        f'{type(model.module).__name__} has one implementation of attention; '
+        'leave `implementation` out'
+      )
+    chosen['implementation'] = implementation
   return dataclasses.replace(
     model,
-    module=model.module.clone(dtype=dtype),
+    module=model.module.clone(**chosen),
     variables=nn.unstack(_cast(model.variables, dtype)),
     tokenizer=tokenizer,
   )

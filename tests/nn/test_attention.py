@@ -34,9 +34,26 @@ def oracle(q, k, v, mask=None, bias=None, scale=None):
   return out
 
 
-@pytest.fixture(params=['whole', 'parts'])
+def as_cudnn_would(q, k, v, *, bias, scale, implementation):
+  """XLA in cuDNN's place, which wants the whole bias in the queries' dtype."""
+  assert implementation == 'cudnn'
+  if bias is not None:
+    assert bias.shape[2:] == (q.shape[1], k.shape[1]) and bias.dtype == q.dtype
+    assert np.isfinite(bias).all()
+  return FUSED(q, k, v, bias=bias, scale=scale, implementation='xla')
+
+
+FUSED = jax.nn.dot_product_attention
+
+
+@pytest.fixture(params=['whole', 'parts', 'cudnn'])
 def way(request, monkeypatch):
-  """All heads at once, or two at a time as where logits exceed the cache."""
+  """All heads at once; two at a time as where logits exceed the cache; cuDNN.
+
+  The third is stood in for: it shows what cuDNN is given, not what it does.
+  """
+  if request.param == 'cudnn':
+    monkeypatch.setattr(jax.nn, 'dot_product_attention', as_cudnn_would)
   if request.param == 'parts':
     monkeypatch.setattr(attention_lib, '_CACHE', 2 * 4 * T * S)
     monkeypatch.setattr(jax, 'device_count', lambda: 1)
@@ -59,8 +76,8 @@ def way(request, monkeypatch):
   ids=lambda o: '-'.join(f'{k}{np.shape(v)}' for k, v in o.items()) or 'plain',
 )
 def test_attention_equals_oracle(options, way):
-  del way
-  got = nn.dot_product_attention(Q, K, V, **options)
+  kind = 'cudnn' if way == 'cudnn' else 'xla'
+  got = nn.dot_product_attention(Q, K, V, **options, implementation=kind)
   np.testing.assert_allclose(got, oracle(Q, K, V, **options), atol=1e-5)
 
 

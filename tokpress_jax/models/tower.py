@@ -193,7 +193,12 @@ def _pruned_layer(
     state = dataclasses.replace(state, tokens=tokens)
     return prune(end, state, signals)[0]
 
-  block = Block(c.block, dtype=stack.dtype, parent=None)
+  block = Block(
+    c.block,
+    dtype=stack.dtype,
+    implementation=stack.implementation,
+    parent=None,
+  )
   noisy = not settings.deterministic
   rngs = {'dropout': stack.make_rng('dropout')} if noisy else {}
   call: Any = lambda params, state: block.apply(

@@ -24,6 +24,7 @@ from tokpress_jax.models.attention_pool import AttentionPool
 from tokpress_jax.nn import (
   Activation,
   BlockConfig,
+  Implementation,
   Stack,
   StackConfig,
   norms,
@@ -207,10 +208,18 @@ class ViTOutput:
 
 
 class ViT(nn.Module):
-  """Patches, learned positions, pre-norm blocks, a norm and a head."""
+  """Patches, learned positions, pre-norm blocks, a norm and a head.
+
+  Attributes:
+    config: its shape.
+    dtype: of the matmuls.
+    implementation: of attention, see `nn.dot_product_attention`; that of merged
+      tokens, weighed by their mass, too.
+  """
 
   config: ViTConfig
   dtype: Any = jnp.float32
+  implementation: Implementation = 'xla'
 
   def setup(self):
     """Makes the parts."""
@@ -229,7 +238,9 @@ class ViT(nn.Module):
     norm = lambda: norms.LayerNorm(eps=c.norm_eps, dtype=self.dtype)
     if c.norm_first:
       self.norm_first = norm()
-    self.stack = Stack(c.stack, dtype=self.dtype)
+    self.stack = Stack(
+      c.stack, dtype=self.dtype, implementation=self.implementation
+    )
     self.norm = norm()
     if c.pool == 'attention':
       self.pool = AttentionPool(c.stack.block, dtype=self.dtype)

@@ -4,6 +4,7 @@ from tokpress_jax.nn.attention import (
   Attention,
   AttentionConfig,
   Cache,
+  Implementation,
   block_causal_mask,
   dot_product_attention,
 )
@@ -64,6 +65,7 @@ __all__ = [
   'CrossBlock',
   'CrossStack',
   'GroupNorm',
+  'Implementation',
   'JointBlock',
   'JointStack',
   'LayerNorm',

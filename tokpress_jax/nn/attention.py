@@ -28,6 +28,7 @@ Array = jax.Array
 Bias = Literal['all', 'qv', 'none', 'nowhere']
 QKNorm = Literal['l2', 'layer', 'rms', 'standard']
 Scale = Literal['root', 'mup']
+Implementation = Literal['xla', 'cudnn']
 
 _CACHE = 2**21  # bytes of logits that a CPU's caches hold
 
@@ -40,7 +41,7 @@ def dot_product_attention(
   mask: Array | None = None,
   bias: Array | None = None,
   scale: float | None = None,
-  implementation: Literal['xla', 'cudnn'] = 'xla',
+  implementation: Implementation = 'xla',
 ) -> Array:
   """Scaled dot-product attention with a float32 softmax.
 
@@ -70,12 +71,12 @@ def dot_product_attention(
       swap(q),
       swap(k),
       swap(v),
-      bias=bias,
-      mask=mask,
+      bias=_one_bias(q, k, mask, bias),
       scale=scale,
       implementation='cudnn',
     )
-    return swap(out)
+    out = swap(out)
+    return out if mask is None else jnp.where(mask.any(-1)[..., None], out, 0)
   whole = functools.partial(_attend, scale=scale)
   parts = _parts(q.shape, k.shape[2])
   if parts == 1:
@@ -89,6 +90,30 @@ def dot_product_attention(
     cpu=functools.partial(attend_in_parts, scale=scale, parts=parts),
     default=whole,
   )
+
+
+def _one_bias(
+  q: Array, k: Array, mask: Array | None, bias: Array | None
+) -> Array | None:
+  """Mask and bias in the one form that cuDNN takes: all of [T, S] written out.
+
+  Args:
+    q: [B, A, T, E].
+    k: [B, A, S, E].
+    mask: bool [B or 1, A or 1, T or 1, S or 1], or None.
+    bias: as mask, float.
+
+  Returns:
+    [B or 1, A or 1, T, S] in q's dtype; None for neither.
+  """
+  if mask is None and bias is None:
+    return None
+  total = jnp.zeros((1, 1, 1, 1), q.dtype) if bias is None else bias
+  if mask is not None:
+    least = 0.7 * jnp.finfo(q.dtype).min  # so that a sum does not overflow
+    total = jnp.where(mask, total, least)
+  shape = (*total.shape[:2], q.shape[2], k.shape[2])
+  return jnp.broadcast_to(total, shape).astype(q.dtype)
 
 
 def _attend(
@@ -293,6 +318,7 @@ class Attention(nn.Module):
 
   config: AttentionConfig
   dtype: Any = jnp.float32
+  implementation: Implementation = 'xla'
 
   def setup(self):
     """Makes the parts."""
@@ -396,6 +422,12 @@ class Attention(nn.Module):
       k = cache.k[:, :, :visible].astype(q.dtype)
       v = cache.v[:, :, :visible].astype(q.dtype)
     heads = dot_product_attention(
-      q, k, v, mask=mask, bias=bias, scale=self.logit_scale
+      q,
+      k,
+      v,
+      mask=mask,
+      bias=bias,
+      scale=self.logit_scale,
+      implementation=self.implementation,
     )
     return self.output(heads), cache

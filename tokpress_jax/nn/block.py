@@ -121,6 +121,7 @@ class Block(nn.Module):
 
   config: BlockConfig
   dtype: Any = jnp.float32
+  implementation: attention_lib.Implementation = 'xla'
 
   def setup(self):
     """Makes the parts."""
@@ -129,7 +130,9 @@ class Block(nn.Module):
       c.norm, eps=c.norm_eps, affine=c.norm_affine, dtype=self.dtype
     )
     self.norm1, self.norm2 = norm(), norm()
-    self.attn = attention_lib.Attention(c.attention, dtype=self.dtype)
+    self.attn = attention_lib.Attention(
+      c.attention, dtype=self.dtype, implementation=self.implementation
+    )
     self.mlp = Mlp(c, dtype=self.dtype)
     if c.modulation == 'block':
       streams = max(len(c.streams), 1)

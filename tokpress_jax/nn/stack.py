@@ -67,6 +67,7 @@ class Stack(nn.Module):
 
   config: StackConfig
   dtype: Any = jnp.float32
+  implementation: attention_lib.Implementation = 'xla'
 
   def _layers(self) -> Any:
     """The stacked parameters [L, ...] (or what `unstack` made of them)."""
@@ -160,7 +161,7 @@ class Stack(nn.Module):
     """
     c = self.config
     first, last = segment or (0, c.depth)
-    block = Block(c.block, dtype=self.dtype)
+    block = Block(c.block, dtype=self.dtype, implementation=self.implementation)
     rates = np.linspace(0, c.block.drop_path, c.depth, dtype=np.float32)
     noisy = not deterministic and (c.block.dropout or c.block.drop_path)
     rngs = (
