@@ -132,7 +132,9 @@ def test_a_file_without_its_generator_is_refused(case):
   with pytest.raises(UserError, match='another generator'):
     tokens.Reader([path], coding=coding.opener(other))[0]
   wrong = dataclasses.replace(header, codebook_size=header.codebook_size + 1)
-  with pytest.raises(UserError, match='take the generator that was trained'):
+  size = header.codebook_size
+  message = rf'\(codebook size: {size} there, {size + 1} here\); take the one'
+  with pytest.raises(UserError, match=message):
     coding.GeneratorCoding(generator, wrong)
 
 

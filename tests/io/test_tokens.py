@@ -264,6 +264,18 @@ def test_a_thousand_images_of_mixed_sizes_are_as_long_as_their_information(
   assert uniform > 1.3 * ideal
 
 
+def test_bytes_behind_the_end_are_named(file, tmp_path):
+  longer = tmp_path / 'longer.tok'
+  longer.write_bytes(file.read_bytes() + b'abc')
+  with pytest.raises(UserError, match=r'has 3 bytes behind its end'):
+    tokens.Reader([longer])
+
+
+def test_no_file_is_no_set():
+  with pytest.raises(UserError, match='no token file was given'):
+    tokens.Reader([])
+
+
 def test_a_cut_file_is_refused(file, tmp_path):
   data = file.read_bytes()
   cut = tmp_path / 'cut.tok'

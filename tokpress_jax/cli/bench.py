@@ -29,15 +29,24 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1 and argv[0][:1] != '-' and {'-h', '--help'} & set(argv):
     print(bench.describe(argv[0]))
     return
+  if argv and argv[0] in ('-h', '--help'):
+    print(
+      'The benchmarks, each with a `--help` of its own:', _names(), sep='\n'
+    )
   flags, rest = tyro.cli(
     Flags, args=list(argv), prog='tokpress bench', return_unknown_args=True
   )
   if not flags.name:
-    for name, line in bench.list_benches().items():
-      print(f'{name:16} {line}')
+    print(_names())
     return
   report = bench.run(flags.name, flags.json, **_options(rest))
   print(bench.table(report))
+
+
+def _names() -> str:
+  """The benchmarks, a line each."""
+  found = bench.list_benches().items()
+  return '\n'.join(f'{name:16} {line}' for name, line in found)
 
 
 def _options(words: Sequence[str]) -> dict[str, Any]:

@@ -140,18 +140,21 @@ class GeneratorCoding:
     self._walk = Walk(generator)
     self._header = header
     config = self._walk.config
-    ours = (tuple(config.boundaries), config.codebook_size, 1, False)
-    theirs = (
-      header.boundaries,
-      header.codebook_size,
-      header.num_codes,
-      header.selects,
-    )
-    if ours != theirs:
+    pairs = {
+      'legal lengths': (tuple(config.boundaries), header.boundaries),
+      'codebook size': (config.codebook_size, header.codebook_size),
+      'codes per token': (1, header.num_codes),
+      'tokens of any slot': (False, header.selects),
+    }
+    wrong = [
+      f'{name}: {_short(ours)} there, {_short(theirs)} here'
+      for name, (ours, theirs) in pairs.items()
+      if ours != theirs
+    ]
+    if wrong:
       raise UserError(
-        'the generator codes (legal lengths, codebook size, codes per token, '
-        f'tokens of any slot) {ours}, these tokens have {theirs}; take the '
-        'generator that was trained on this tokenizer'
+        f'the generator does not code these tokens ({"; ".join(wrong)}); take '
+        'the one that was trained on this tokenizer'
       )
     mine = coder_of(generator)
     if header.coder != mine:
@@ -277,6 +280,13 @@ def _coding_of(generator: types.Loaded | None, header: Header) -> Any:
   if header.coding == 'generator' and generator is not None:
     return GeneratorCoding(generator, header)
   return coding_of(header)
+
+
+def _short(value: Any) -> str:
+  """A value for a message; of many numbers the first and last ones."""
+  if isinstance(value, tuple) and len(value) > 4:
+    return f'{value[0]}, {value[1]}, ..., {value[-1]}'
+  return ', '.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _by_rows(

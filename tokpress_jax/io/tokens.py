@@ -50,6 +50,7 @@ SUFFIX = '.tok'
 _MAGIC = b'tokpress'
 _HEAD = struct.Struct('<8sII')
 _TAIL = struct.Struct('<IQ8s')
+_SEARCHED = 2**16  # bytes in which a file's end is looked for if misplaced
 
 
 def write(
@@ -129,10 +130,12 @@ class Reader:
         those that a generator coded.
 
     Raises:
-      UserError: A file is missing, cut short, damaged, something else, or of
-        another set.
+      UserError: There is none; or one is missing, cut short, damaged,
+        something else, or of another set.
     """
     self._paths = tuple(os.fspath(path) for path in paths)
+    if not self._paths:
+      raise UserError('no token file was given; expected at least one')
     self._files: list[int] = []
     weakref.finalize(self, _close, self._files)
     for path in self._paths:
@@ -287,6 +290,13 @@ def _read_frame(path: str, file: int) -> tuple[Header, np.ndarray]:
   length = 4 * count
   begin = size - _TAIL.size - length
   if magic != _MAGIC or begin < _HEAD.size:
+    end = os.pread(file, min(size, _SEARCHED), max(size - _SEARCHED, 0))
+    extra = len(end) - end.rfind(_MAGIC) - len(_MAGIC)
+    if _MAGIC in end and 0 < extra < size - _HEAD.size:
+      raise UserError(
+        f'{path} has {extra} bytes behind its end; remove them, or copy the '
+        'file again.'
+      )
     raise short
   index = os.pread(file, length, begin)
   if zlib.crc32(index) != check:
