@@ -129,6 +129,19 @@ class Tokens:
     )
 
 
+@dataclasses.dataclass(frozen=True, order=True)
+class Tap:
+  """A signal of one layer, for a pruner that stands behind the layers.
+
+  Attributes:
+    signal: a field of `Signals` that layers give.
+    layer: counted from 0, or from the end if negative.
+  """
+
+  signal: str
+  layer: int
+
+
 @struct.dataclass
 class Signals:
   """What a score may read; a host fills in only what its pruner `needs`.
@@ -141,6 +154,8 @@ class Signals:
     queries: [B, A, N, D] attention queries, before any rotation.
     attention_row: [B, A, N] attention probabilities (after the softmax) of the
       class or last token as the query, in the layer.
+    attention_logits: [B, A, N] what the softmax of `attention_row` is of: the
+      scaled products, without the bias of masses.
     attention_column: [B, A, N] attention probabilities summed over all valid
       queries, in the layer.
     before: [B, N, D] features that entered the layer.
@@ -149,17 +164,25 @@ class Signals:
     pixels: [B, H, W, C] float32 image in [-1, 1].
     rng: [B] typed keys, one for each row, so that what is drawn for a row does
       not depend on the rest of its batch.
+    taps: signals of other layers, for pruners that have `Tap`s among their
+      `needs`.
   """
 
   keys: Array | None = None
   queries: Array | None = None
   attention_row: Array | None = None
+  attention_logits: Array | None = None
   attention_column: Array | None = None
   before: Array | None = None
   text: Array | None = None
   text_valid: Array | None = None
   pixels: Array | None = None
   rng: Array | None = None
+  taps: dict[Tap, Array] = struct.field(default_factory=dict)
+
+  def get(self, need: str | Tap) -> Array | None:
+    """Gives a signal or a tap; None if the host did not."""
+    return self.taps.get(need) if isinstance(need, Tap) else getattr(self, need)
 
 
 @struct.dataclass

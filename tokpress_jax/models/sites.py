@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +23,14 @@ import jax.numpy as jnp
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import reduction
 from tokpress_jax.pruners.base import PrunerProtocol
-from tokpress_jax.types import Array, Signals, Tokens
+from tokpress_jax.types import Array, Signals, Tap, Tokens
 
 Plan = tuple[tuple[str, PrunerProtocol], ...]
 
 _BLOCK = re.compile(r'block_(\d+)\.(after_attention|after_mlp)')
 # What every block has, and what it has where a class token leads the row.
 LAYER_SIGNALS = frozenset({'keys', 'queries', 'attention_column', 'before'})
-CLASS_SIGNALS = frozenset({'attention_row'})
+CLASS_SIGNALS = frozenset({'attention_row', 'attention_logits'})
 
 _QUERIES = 128  # whose attention is in memory at a time
 
@@ -64,10 +66,18 @@ def parse_plan(
       causes.append(_unknown(site, depth))
       continue
     given = gives | block_gives if match else gives
-    if missing := sorted(pruner.needs - given):
+    wanted = {n for n in pruner.needs if isinstance(n, Tap)}
+    missing = sorted(map(str, pruner.needs - wanted - given))
+    if site == 'tower_out':
+      wrong = [t for t in wanted if not _is_there(t, depth, block_gives)]
+      missing += sorted(map(str, wrong))
+    else:  # taps are of layers that have run
+      missing += sorted(map(str, wanted))
+    if missing:
+      taps = ' and taps of its layers' if site == 'tower_out' else ''
       causes.append(
         f'{type(pruner).__name__} needs {missing}, and site {site!r} gives '
-        f'{sorted(given)}'
+        f'{sorted(given)}{taps}'
       )
     layer = int(match[1]) if match else ends[site]
     middle, end = layers.get(layer, ((), ()))
@@ -79,6 +89,39 @@ def parse_plan(
   if causes:
     raise UserError('this plan cannot run:\n  ' + '\n  '.join(causes))
   return layers
+
+
+def taps_of(
+  needs: Iterable[str | Tap], depth: int, *, gives: frozenset[str]
+) -> tuple[dict[int, frozenset[str]], dict[Tap, Tap]]:
+  """Which layers are tapped for what.
+
+  Args:
+    needs: of pruners behind the layers: names, which are left out, and taps.
+    depth: layers of the tower.
+    gives: names of signals that its layers have.
+
+  Returns:
+    layer to names of signals; and each tap's own with its layer counted from 0.
+
+  Raises:
+    UserError: lists the taps that no layer gives.
+  """
+  taps = {n for n in needs if isinstance(n, Tap)}
+  if wrong := [t for t in taps if not _is_there(t, depth, gives)]:
+    raise UserError(
+      f'no layer gives {sorted(map(str, wrong))}; this tower has layers 0 to '
+      f'{depth - 1} (or -{depth} to -1), which give {sorted(gives)}'
+    )
+  layers: dict[int, frozenset[str]] = {}
+  counted = {t: dataclasses.replace(t, layer=t.layer % depth) for t in taps}
+  for tap in counted.values():
+    layers[tap.layer] = layers.get(tap.layer, frozenset()) | {tap.signal}
+  return layers, counted
+
+
+def _is_there(tap: Tap, depth: int, gives: frozenset[str]) -> bool:
+  return -depth <= tap.layer < depth and tap.signal in gives
 
 
 def _unknown(site: str, depth: int) -> str:
@@ -102,7 +145,7 @@ def layer_signals(
   keys: Array,
   *,
   scale: float,
-  needs: frozenset[str],
+  needs: frozenset[str | Tap],
   shared: Signals,
 ) -> Signals:
   """Gives what pruners in a block need, and computes nothing else.
@@ -122,6 +165,10 @@ def layer_signals(
     The shared signals and the layer's that are needed.
   """
   found = {'keys': keys, 'queries': queries, 'before': tokens.features}
+  if 'attention_logits' in needs:
+    found['attention_logits'] = attention_logits(
+      queries[:, :, :1], keys, scale=scale
+    )[:, :, 0]
   if 'attention_row' in needs:
     found['attention_row'] = attention_row(
       queries[:, :, 0], keys, tokens, scale=scale
@@ -130,8 +177,25 @@ def layer_signals(
     found['attention_column'] = attention_column(
       queries, keys, tokens, scale=scale
     )
-  wanted = {n: found[n] for n in needs & found.keys()}
+  wanted: dict[str, Any] = {n: x for n, x in found.items() if n in needs}
   return dataclasses.replace(shared, **wanted)
+
+
+def attention_logits(queries: Array, keys: Array, *, scale: float) -> Array:
+  """Scaled products of some queries with all keys.
+
+  Args:
+    queries: [B, A, M, E].
+    keys: [B, A, N, E].
+    scale: of the products.
+
+  Returns:
+    float32 [B, A, M, N].
+  """
+  logits = jnp.einsum(
+    'bame,bane->bamn', queries, keys, preferred_element_type=jnp.float32
+  )
+  return logits * scale
 
 
 def attention_row(
@@ -191,9 +255,7 @@ def _rows(
   queries: Array, keys: Array, tokens: Tokens, *, scale: float
 ) -> Array:
   """Attention of some queries [B, A, M, E], float32 [B, A, M, N]."""
-  logits = jnp.einsum(
-    'bame,bane->bamn', queries, keys, preferred_element_type=jnp.float32
-  )
-  logits = logits * scale + reduction.log_mass_bias(tokens)
+  logits = attention_logits(queries, keys, scale=scale)
+  logits = logits + reduction.log_mass_bias(tokens)
   logits = jnp.where(tokens.valid[:, None, None], logits, -jnp.inf)
   return jax.nn.softmax(logits, axis=-1)

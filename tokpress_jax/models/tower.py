@@ -10,6 +10,7 @@ Dimension letters: B batch, N token slots, D features, L layers.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.models import sites
 from tokpress_jax.nn import Block, Stack
 from tokpress_jax.pruners import reduction
-from tokpress_jax.types import Array, Reduction, Signals, Tokens
+from tokpress_jax.types import Array, Reduction, Signals, Tap, Tokens
 
 
 @struct.dataclass
@@ -31,11 +32,13 @@ class TowerState:
     tokens: as they are now.
     reductions: what each pruner so far decided, in order.
     sites: static, where.
+    taps: signals of layers so far, over the slots of now.
   """
 
   tokens: Tokens
   reductions: tuple[Reduction, ...] = ()
   sites: tuple[str, ...] = struct.field(pytree_node=False, default=())
+  taps: dict[Tap, Array] = struct.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,7 @@ def run(
   settings: Settings,
   *,
   hidden: tuple[int, ...] = (),
+  taps: Mapping[int, frozenset[str]] | None = None,
 ) -> tuple[TowerState, tuple[Tokens, ...]]:
   """Runs all layers.
 
@@ -71,6 +75,7 @@ def run(
     hidden: numbers of layers, counted from the end if negative, after which the
       tokens are wanted too: 0 is what enters the first, -1 what leaves the
       last.
+    taps: of `sites.taps_of`: layers whose signals the state is to carry on.
 
   Returns:
     What leaves the last layer, and the tokens that `hidden` asks for.
@@ -87,7 +92,8 @@ def run(
   wanted = [n % (depth + 1) for n in hidden]
   found = {0: state.tokens}
   start = 0
-  stops = {n for n in layers if 0 <= n < depth}
+  taps = {} if taps is None else taps
+  stops = {n for n in layers if 0 <= n < depth} | set(taps)
   for stop in sorted(stops | set(wanted) | {depth}):
     if start < stop:
       tokens = state.tokens
@@ -102,7 +108,9 @@ def run(
     found[stop] = state.tokens
     start = stop
     if stop in stops:
-      state = _pruned_layer(stack, state, stop, layers[stop], settings)
+      pairs = layers.get(stop, ((), ()))
+      tapped = taps.get(stop, frozenset())
+      state = _layer_by_parts(stack, state, stop, pairs, settings, tapped)
       start = stop + 1
       found[start] = state.tokens
   return state, tuple(found[n] for n in wanted)
@@ -131,7 +139,10 @@ def prune(
     tokens, result = pruner(state.tokens, given, carried)
     signals = reduction.reduce_signals(signals, result)
     state = TowerState(
-      tokens=tokens, reductions=(*done, result), sites=(*state.sites, site)
+      tokens=tokens,
+      reductions=(*done, result),
+      sites=(*state.sites, site),
+      taps=reduction.reduce_taps(state.taps, result),
     )
   return state, signals
 
@@ -153,17 +164,19 @@ def row_keys(rng: Array | None, batch: int) -> Array | None:
   return jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(batch))
 
 
-def _pruned_layer(
+def _layer_by_parts(
   stack: Stack,
   state: TowerState,
   layer: int,
   pairs: tuple[sites.Plan, sites.Plan],
   settings: Settings,
+  tapped: frozenset[str],
 ) -> TowerState:
-  """Runs one layer by its parts, with pruners after each."""
+  """Runs one layer by its parts, with pruners after each, and taps it."""
   c = stack.config
   middle, end = pairs
-  needs = frozenset().union(*(pruner.needs for _, pruner in middle + end))
+  needs: frozenset[str | Tap] = frozenset(tapped)
+  needs = needs.union(*(pruner.needs for _, pruner in middle + end))
   rate = c.block.drop_path * layer / max(c.depth - 1, 1)
   drop: dict[str, Any] = {
     'drop': rate,
@@ -186,7 +199,8 @@ def _pruned_layer(
       x, {}, projected=(q, k, v), **mask_and_bias(state, settings), **drop
     )
     tokens = dataclasses.replace(tokens, features=x)
-    state = dataclasses.replace(state, tokens=tokens)
+    own = {Tap(name, layer): getattr(signals, name) for name in tapped}
+    state = dataclasses.replace(state, tokens=tokens, taps=state.taps | own)
     state, signals = prune(middle, state, signals)
     x = block.feed(state.tokens.features, {}, **drop)
     tokens = dataclasses.replace(state.tokens, features=x)

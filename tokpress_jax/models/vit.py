@@ -19,7 +19,7 @@ import numpy as np
 from flax import struct
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.models import sites, tower
+from tokpress_jax.models import observing, sites, tower
 from tokpress_jax.models.attention_pool import AttentionPool
 from tokpress_jax.nn import (
   Activation,
@@ -31,6 +31,7 @@ from tokpress_jax.nn import (
   patches,
 )
 from tokpress_jax.nn import positions as positions_lib
+from tokpress_jax.pruners.base import Needs
 from tokpress_jax.types import (
   SPECIAL,
   VISION,
@@ -254,6 +255,12 @@ class ViT(nn.Module):
     if c.pool == 'distilled':
       self.distillation_head = classifier()
 
+  @property
+  def _block_gives(self) -> frozenset[str]:
+    """Signals that the blocks have."""
+    first = sites.CLASS_SIGNALS if self.config.class_token else frozenset()
+    return sites.LAYER_SIGNALS | first
+
   def embed(self, images: Array) -> Tokens:
     """Turns images into tokens.
 
@@ -334,12 +341,12 @@ class ViT(nn.Module):
     c = self.config
     if self.is_initializing():
       plan = ()  # parameters do not depend on it
-    class_signals = sites.CLASS_SIGNALS if c.class_token else frozenset()
+    block_gives = self._block_gives
     layers = sites.parse_plan(
       plan,
       c.depth,
       gives=frozenset({'pixels'} | ({'rng'} if rng is not None else set())),
-      block_gives=sites.LAYER_SIGNALS | class_signals,
+      block_gives=block_gives,
     )
     settings = tower.Settings(
       shared=Signals(pixels=images, rng=tower.row_keys(rng, images.shape[0])),
@@ -349,11 +356,18 @@ class ViT(nn.Module):
     state = tower.TowerState(tokens=self.embed(images))
     ends = lambda layer: layers.get(layer, ((), ()))[1]
     state, _ = tower.prune(ends(-1), state, settings.shared)
-    state, found = tower.run(self.stack, state, layers, settings, hidden=hidden)
+    needs = frozenset().union(*(p.needs for _, p in ends(c.depth)))
+    taps, counted = sites.taps_of(needs, c.depth, gives=block_gives)
+    state, found = tower.run(
+      self.stack, state, layers, settings, hidden=hidden, taps=taps
+    )
     tokens = state.tokens
     tokens = dataclasses.replace(tokens, features=self.norm(tokens.features))
     state = dataclasses.replace(state, tokens=tokens)
-    state, _ = tower.prune(ends(c.depth), state, settings.shared)
+    signals = dataclasses.replace(
+      settings.shared, taps={t: state.taps[own] for t, own in counted.items()}
+    )
+    state, _ = tower.prune(ends(c.depth), state, signals)
     pooled, logits = self._read(state.tokens, proportional)
     return ViTOutput(
       logits=logits,
@@ -362,6 +376,43 @@ class ViT(nn.Module):
       hidden=found,
       reductions=state.reductions,
       sites=state.sites,
+    )
+
+  def observe(
+    self,
+    images: Array,
+    *,
+    needs: Needs = frozenset(),
+    layer: int = -2,
+    special: Literal['drop', 'keep'] = 'drop',
+    rng: Array | None = None,
+  ) -> tuple[Tokens, Signals]:
+    """Gives what a language model reads, and what pruners before it ask for.
+
+    Args:
+      images: float [B, H, W, C] in [-1, 1].
+      needs: of the pruners, static: names, of the layer that is read, and
+        `Tap`s of any layers. Nothing else is computed.
+      layer: whose output is read, static, without the last norm: -2 is what
+        LLaVA reads of CLIP, -1 the last.
+      special: whether class and distillation token stay, protected. Signals are
+        always those of all tokens: an attention's softmax counts them.
+      rng: a typed key, or one per row, for pruners that need one.
+
+    Returns:
+      Tokens [B, N, D] and signals over the same N slots.
+
+    Raises:
+      UserError: if the images, the layer or a need do not fit.
+    """
+    return observing.observe(
+      self.stack,
+      self.embed(images),
+      needs=needs,
+      gives=self._block_gives,
+      layer=layer,
+      special=self.config.num_special if special == 'drop' else 0,
+      shared=Signals(pixels=images, rng=tower.row_keys(rng, images.shape[0])),
     )
 
   def _read(self, tokens: Tokens, proportional: bool) -> tuple[Array, Array]:

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import budgets, reduction
 from tokpress_jax.pruners import positions as positions_lib
-from tokpress_jax.types import Ratio, Reduction, Signals, Tokens
+from tokpress_jax.types import Ratio, Reduction, Signals, Tap, Tokens
+
+Needs = frozenset[str | Tap]
 
 
 @runtime_checkable
@@ -25,10 +27,11 @@ class PrunerProtocol(Protocol):
   """What a host asks of a pruner.
 
   Attributes:
-    needs: names of the `Signals` that `plan` reads; a host computes these.
+    needs: names of the `Signals` that `plan` reads, and `Tap`s of single
+      layers; a host computes these.
   """
 
-  needs: frozenset[str]
+  needs: Needs
 
   def plan(
     self, tokens: Tokens, signals: Signals, state: Any = None
@@ -57,7 +60,7 @@ class Pruner:
   budget: budgets.Budget = Ratio(ratio=0.5)
   positions: positions_lib.Policy = 'keep'
 
-  needs: ClassVar[frozenset[str]] = frozenset()
+  needs: ClassVar[Needs] = frozenset()
   mode: ClassVar[reduction.Mode] = 'representative'
 
   def __post_init__(self):
@@ -105,23 +108,13 @@ class Pruner:
     return reduction.reduce_tokens(tokens, result, mode=self.mode), result
 
 
-# Where the batch and token axes of each signal stand.
-_SIGNAL_AXES = {
-  'keys': 'BAND',
-  'queries': 'BAND',
-  'attention_row': 'BAN',
-  'attention_column': 'BAN',
-  'before': 'BND',
-}
-
-
-def check(tokens: Tokens, signals: Signals, needs: frozenset[str]) -> None:
+def check(tokens: Tokens, signals: Signals, needs: Needs) -> None:
   """Checks a pruner's inputs: names and shapes always, values outside `jit`.
 
   Args:
     tokens: N slots.
     signals: from the host.
-    needs: names of signals.
+    needs: names of signals, and taps.
 
   Raises:
     UserError: lists everything that is wrong.
@@ -134,8 +127,8 @@ def check(tokens: Tokens, signals: Signals, needs: frozenset[str]) -> None:
         f'{kind.__name__}; wrap arrays, as in {wrap[kind]}'
       )
   causes = []
-  missing = sorted(n for n in needs if getattr(signals, n, None) is None)
-  if missing:
+  missing = [str(n) for n in needs if signals.get(n) is None]
+  if missing := sorted(missing):
     causes.append(
       f'signals {missing} are needed but were not given; pass them in Signals, '
       'or use a host and a site that compute them'
@@ -157,9 +150,12 @@ def check(tokens: Tokens, signals: Signals, needs: frozenset[str]) -> None:
 def _check_signals(signals: Signals, batch: int, slots: int) -> list[str]:
   """Finds signals of other rows or slots than the tokens."""
   causes = []
-  for name, axes in _SIGNAL_AXES.items():
-    if (value := getattr(signals, name)) is None:
+  given: dict[Any, Any] = {n: signals.get(n) for n in reduction.SIGNAL_AXES}
+  for name, value in (given | signals.taps).items():
+    if value is None:
       continue
+    signal = name.signal if isinstance(name, Tap) else name
+    axes = reduction.SIGNAL_AXES[signal]
     sizes = {'B': batch, 'N': slots}
     got = dict(zip(axes, value.shape, strict=False))
     if value.ndim != len(axes) or (got | sizes) != got:

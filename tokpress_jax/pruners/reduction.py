@@ -35,11 +35,21 @@ from tokpress_jax.types import (
   Reduction,
   Signals,
   Sparse,
+  Tap,
   Tokens,
 )
 
 Mode = Literal['representative', 'sum', 'mean', 'mass', 'target_mean']
 MODES = ('representative', 'sum', 'mean', 'mass', 'target_mean')
+# The axes of signals that belong to tokens: B batch, A heads, N token slots.
+SIGNAL_AXES = {
+  'keys': 'BAND',
+  'queries': 'BAND',
+  'attention_row': 'BAN',
+  'attention_logits': 'BAN',
+  'attention_column': 'BAN',
+  'before': 'BND',
+}
 
 
 def apply(
@@ -259,20 +269,30 @@ def reduce_signals(signals: Signals, reduction: Reduction) -> Signals:
   Returns:
     Signals over K slots.
   """
-
-  def move(x, axis):
-    if x is None:
-      return None
-    return jnp.moveaxis(apply(reduction, jnp.moveaxis(x, axis, 1)), 1, axis)
-
+  move = lambda x, axis: apply_along(reduction, x, axis=axis)
+  moved = {
+    name: move(x, axes.index('N'))
+    for name, axes in SIGNAL_AXES.items()
+    if (x := getattr(signals, name)) is not None
+  }
   return dataclasses.replace(
-    signals,
-    keys=move(signals.keys, 2),
-    queries=move(signals.queries, 2),
-    attention_row=move(signals.attention_row, 2),
-    attention_column=move(signals.attention_column, 2),
-    before=move(signals.before, 1),
+    signals, **moved, taps=reduce_taps(signals.taps, reduction)
   )
+
+
+def reduce_taps(
+  taps: dict[Tap, Array], reduction: Reduction
+) -> dict[Tap, Array]:
+  """As `reduce_signals`, of signals of single layers."""
+  return {
+    tap: apply_along(reduction, x, axis=SIGNAL_AXES[tap.signal].index('N'))
+    for tap, x in taps.items()
+  }
+
+
+def apply_along(reduction: Reduction, x: Array, *, axis: int) -> Array:
+  """Gives each kept slot its representative's values along another axis."""
+  return jnp.moveaxis(apply(reduction, jnp.moveaxis(x, axis, 1)), 1, axis)
 
 
 def log_mass_bias(tokens: Tokens) -> Array:

@@ -1,0 +1,115 @@
+"""What pruners between a vision tower and a language model read of the tower.
+
+Dimension letters: B batch, N token slots.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from tokpress_jax.errors import UserError
+from tokpress_jax.models import sites, tower
+from tokpress_jax.nn import Stack
+from tokpress_jax.pruners import reduction
+from tokpress_jax.pruners.base import Needs
+from tokpress_jax.types import Array, Signals, Tap, Tokens
+
+
+def observe(
+  stack: Stack,
+  tokens: Tokens,
+  *,
+  needs: Needs,
+  gives: frozenset[str],
+  layer: int,
+  special: int,
+  shared: Signals,
+) -> tuple[Tokens, Signals]:
+  """Runs a tower and gives one layer's output with the signals asked for.
+
+  Args:
+    stack: a bound module.
+    tokens: that enter it.
+    needs: names, which are of the layer that is read, and taps of any.
+    gives: names of signals that the layers have.
+    layer: whose output is read.
+    special: first tokens that are left out at the end.
+    shared: signals that are there anyway.
+
+  Returns:
+    Tokens and signals over the same N slots.
+
+  Raises:
+    UserError: if the layer or a need is not there.
+  """
+  depth = stack.config.depth
+  if not -depth <= layer < depth:
+    raise UserError(
+      f'this tower has layers 0 to {depth - 1} (or -{depth} to -1), got '
+      f'layer={layer}'
+    )
+  names = {n for n in needs if isinstance(n, str)}
+  own = {n: Tap(n, layer) for n in names & gives}
+  others = {n for n in ('pixels', 'rng') if getattr(shared, n) is not None}
+  if missing := names - gives - others:
+    raise UserError(
+      f'this tower has no {sorted(missing)}; it gives '
+      f'{sorted(gives | others)}, and taps of its layers'
+    )
+  asked = [n for n in needs if isinstance(n, Tap)]
+  taps, counted = sites.taps_of([*asked, *own.values()], depth, gives=gives)
+  state, found = tower.run(
+    stack,
+    tower.TowerState(tokens=tokens),
+    {},
+    tower.Settings(shared=Signals(), proportional=True, deterministic=True),
+    hidden=(layer % depth + 1,),
+    taps=taps,
+  )
+  read = {t: state.taps[place] for t, place in counted.items()}
+  fields: dict[str, Any] = {name: read[tap] for name, tap in own.items()}
+  signals = dataclasses.replace(
+    shared, **fields, taps={t: read[t] for t in asked}
+  )
+  if not special:
+    return found[0], signals
+  return without_first(found[0], signals, special)
+
+
+def without_first(
+  tokens: Tokens, signals: Signals, number: int
+) -> tuple[Tokens, Signals]:
+  """Leaves out the class and distillation token that lead every row.
+
+  Args:
+    tokens: N slots, of which the first ones are valid and protected.
+    signals: over the same slots; attention keeps what it gave to the others.
+    number: how many.
+
+  Returns:
+    Both over N - number slots, with nothing protected.
+  """
+
+  def cut(x: Array, axis: int) -> Array:
+    return jax.lax.slice_in_dim(x, number, None, axis=axis)
+
+  fields = ('features', 'positions', 'valid', 'mass', 'kind', 'owner')
+  cuts: dict[str, Any] = {n: cut(getattr(tokens, n), 1) for n in fields}
+  left = dataclasses.replace(
+    tokens,
+    **cuts,
+    protected=cut(tokens.protected, 1),
+    source_count=tokens.source_count - number,
+    source_slots=tokens.source_slots - number,
+    num_protected=0,
+  )
+  axes = {n: a.index('N') for n, a in reduction.SIGNAL_AXES.items()}
+  given = {n: x for n in axes if (x := getattr(signals, n)) is not None}
+  return left, dataclasses.replace(
+    signals,
+    **{name: cut(x, axes[name]) for name, x in given.items()},
+    taps={t: cut(x, axes[t.signal]) for t, x in signals.taps.items()},
+  )
