@@ -20,6 +20,7 @@ from tokpress_jax.pruners.budgets import (
   cache_bytes,
   linear_schedule,
 )
+from tokpress_jax.pruners.crops import join_crops
 from tokpress_jax.pruners.diffrate import DiffRate, diffrate_plan
 from tokpress_jax.pruners.flops import layer_flops, model_flops
 from tokpress_jax.pruners.learned_rates import LearnedRates
@@ -97,6 +98,7 @@ __all__ = [
   'diffrate_plan',
   'dpc_knn',
   'identity',
+  'join_crops',
   'knn_weighted',
   'kth_bipartite',
   'layer_flops',

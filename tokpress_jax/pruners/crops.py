@@ -1,0 +1,98 @@
+"""Crops of one image in one row: what any-resolution models put together.
+
+Dimension letters: B batch, G crops of an image, N token slots of a crop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from tokpress_jax.errors import UserError
+from tokpress_jax.pruners import reduction
+from tokpress_jax.types import Array, Signals, Tokens
+
+
+def join_crops(
+  tokens: Tokens,
+  signals: Signals | None = None,
+  *,
+  crops: int,
+  valid: Array | None = None,
+) -> tuple[Tokens, Signals]:
+  """Puts the crops of each image into one row, crop after crop.
+
+  Args:
+    tokens: [B G, N], the crops of an image one after the other (the thumbnail
+      first, where there is one), as a tower gives them.
+    signals: over the same rows.
+    crops: G.
+    valid: bool [B, G], crops that an image has; all if not given.
+
+  Returns:
+    Tokens [B, G N] whose `owner` is the number of the crop, and signals over
+    the same slots; texts and keys are those of an image's first crop, pixels
+    are left out.
+
+  Raises:
+    UserError: if the rows are no whole number of images.
+  """
+  rows, slots = tokens.valid.shape
+  if crops < 1 or rows % crops:
+    raise UserError(
+      f'{rows} rows are no whole number of images of {crops} crops; give every '
+      'image the same number of crops, and `valid` for those that are there'
+    )
+  batch = rows // crops
+  if valid is not None and valid.shape != (batch, crops):
+    raise UserError(
+      f'valid must be [{batch}, {crops}], a crop of each image, got '
+      f'{valid.shape}'
+    )
+
+  def join(x: Array, axis: int) -> Array:
+    """[B G, ..., N, ...] to [B, ..., G N, ...], N at `axis`."""
+    x = jnp.moveaxis(x.reshape(batch, crops, *x.shape[1:]), 1, axis)
+    shape = (*x.shape[:axis], crops * slots, *x.shape[axis + 2 :])
+    return x.reshape(shape)
+
+  there = join(tokens.valid, 1)
+  if valid is not None:
+    there &= jnp.repeat(valid, slots, axis=1)
+  number = jnp.repeat(jnp.arange(crops, dtype=jnp.int32), slots)[None]
+  fields = ('features', 'positions', 'mass', 'kind', 'protected')
+  moved: dict[str, Any] = {n: join(getattr(tokens, n), 1) for n in fields}
+  moved['mass'] = jnp.where(there, moved['mass'], 0)
+  moved['protected'] &= there
+  count = tokens.source_count.reshape(batch, crops)
+  if valid is not None:
+    count = jnp.where(valid, count, 0)
+  joined = dataclasses.replace(
+    tokens,
+    **moved,
+    valid=there,
+    owner=jnp.where(there, number, -1),
+    source_count=count.sum(axis=1, dtype=jnp.int32),
+    source_slots=crops * tokens.source_slots,
+    num_protected=crops * tokens.num_protected,
+    grids=tokens.grids * crops if len(tokens.grids) == 1 else (),
+  )
+  signals = Signals() if signals is None else signals
+  axes = {n: a.index('N') for n, a in reduction.SIGNAL_AXES.items()}
+  first = lambda x: None if x is None else x[::crops]
+  found: dict[str, Any] = {
+    n: join(x, axis)
+    for n, axis in axes.items()
+    if (x := getattr(signals, n)) is not None
+  }
+  return joined, dataclasses.replace(
+    signals,
+    **found,
+    text=first(signals.text),
+    text_valid=first(signals.text_valid),
+    rng=first(signals.rng),
+    pixels=None,
+    taps={t: join(x, axes[t.signal]) for t, x in signals.taps.items()},
+  )
