@@ -159,6 +159,8 @@ class Signals:
     attention_column: [B, A, N] attention probabilities summed over all valid
       queries, in the layer.
     before: [B, N, D] features that entered the layer.
+    importance: [B, N] scores that a user brings, of a trained selector (higher
+      is kept).
     text: [B, M, D] text embeddings in the space of the features.
     text_valid: [B, M] bool.
     pixels: [B, H, W, C] float32 image in [-1, 1].
@@ -174,6 +176,7 @@ class Signals:
   attention_logits: Array | None = None
   attention_column: Array | None = None
   before: Array | None = None
+  importance: Array | None = None
   text: Array | None = None
   text_valid: Array | None = None
   pixels: Array | None = None

@@ -49,6 +49,7 @@ from tokpress_jax.pruners.reduction import (
   reduce_tokens,
   unmerge,
 )
+from tokpress_jax.pruners.selecting import Selecting, TopK
 from tokpress_jax.pruners.selectors import selection, spaced, top
 from tokpress_jax.pruners.super_tokens import SuperTokenAttention
 from tokpress_jax.pruners.token_learner import (
@@ -62,7 +63,6 @@ from tokpress_jax.pruners.topk import (
   Random,
   Stride,
   TopAttention,
-  TopK,
   TopNorm,
 )
 
@@ -79,6 +79,7 @@ __all__ = [
   'Random',
   'RandomToMe',
   'Remove',
+  'Selecting',
   'Stride',
   'SuperTokenAttention',
   'ToMe',

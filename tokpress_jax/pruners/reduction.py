@@ -49,6 +49,7 @@ SIGNAL_AXES = {
   'attention_logits': 'BAN',
   'attention_column': 'BAN',
   'before': 'BND',
+  'importance': 'BN',
 }
 
 

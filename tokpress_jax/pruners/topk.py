@@ -6,41 +6,11 @@ A method is a score: subclass `TopK`, name what it `needs`, write `score`.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from tokpress_jax.pruners import base, budgets, scores, selectors
+from tokpress_jax.pruners.selecting import TopK
 from tokpress_jax.types import Array, Reduction, Signals, Tokens
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TopK(base.Pruner):
-  """Keeps the tokens of the highest scores; a method writes `score`.
-
-  Attributes:
-    order: of the kept tokens, as they stood ('position') or the best first
-      ('score').
-  """
-
-  order: Literal['position', 'score'] = 'position'
-
-  def score(self, tokens: Tokens, signals: Signals) -> Array:
-    """Gives [B, N], higher is kept."""
-    raise NotImplementedError
-
-  def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
-    """Selects by score."""
-    kept, rank = selectors.top(
-      self.score(tokens, signals),
-      count=budgets.row_counts(self.budget, tokens),
-      valid=tokens.valid,
-      protected=tokens.protected,
-    )
-    return selectors.selection(
-      tokens,
-      kept,
-      capacity=budgets.capacity(self.budget, tokens),
-      rank=rank if self.order == 'score' else None,
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

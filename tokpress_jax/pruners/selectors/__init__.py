@@ -33,7 +33,7 @@ from tokpress_jax.pruners.selectors.greedy import (
   farthest,
   relevant_and_diverse,
 )
-from tokpress_jax.pruners.selectors.grids import dilate
+from tokpress_jax.pruners.selectors.grids import Edges, dilate
 from tokpress_jax.pruners.selectors.grouped import (
   chunks,
   top_chunks,
@@ -42,6 +42,7 @@ from tokpress_jax.pruners.selectors.grouped import (
 from tokpress_jax.pruners.selectors.staged import Stage, remaining, staged
 
 __all__ = [
+  'Edges',
   'Stage',
   'above',
   'chunks',

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from tokpress_jax.errors import UserError
 from tokpress_jax.types import Array
 
+Edges = Literal['clamp', 'stop']
+
 
 def dilate(
   kept: Array,
@@ -20,7 +22,7 @@ def dilate(
   width: int,
   valid: Array,
   protected: Array,
-  edges: Literal['clamp', 'stop'] = 'clamp',
+  edges: Edges = 'clamp',
 ) -> Array:
   """Adds the neighbours left, right, above and below (HiPrune's buffers).
 

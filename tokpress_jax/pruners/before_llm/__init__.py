@@ -1,0 +1,23 @@
+"""Methods that choose a vision tower's tokens before a language model.
+
+They read a tower's output (`models.ViT.observe`), before or after a projector,
+and signals of its layers.
+"""
+
+from tokpress_jax.pruners.before_llm.divprune import DivPrune
+from tokpress_jax.pruners.before_llm.hiprune import HiPrune
+from tokpress_jax.pruners.before_llm.idpruner import IDPruner
+from tokpress_jax.pruners.before_llm.scope import SCOPE
+from tokpress_jax.pruners.before_llm.todre import ToDRE
+from tokpress_jax.pruners.before_llm.vispruner import VisPruner
+from tokpress_jax.pruners.before_llm.vtc_cls import VTCCLS
+
+__all__ = [
+  'SCOPE',
+  'VTCCLS',
+  'DivPrune',
+  'HiPrune',
+  'IDPruner',
+  'ToDRE',
+  'VisPruner',
+]

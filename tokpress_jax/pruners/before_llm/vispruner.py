@@ -1,0 +1,70 @@
+"""VisPruner: important tokens, then different ones (arXiv:2412.01818)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from tokpress_jax.errors import UserError
+from tokpress_jax.pruners import (
+  base,
+  budgets,
+  scores,
+  selecting,
+  selectors,
+  similarities,
+)
+from tokpress_jax.pruners import positions as positions_lib
+from tokpress_jax.types import Array, Ratio, Signals, Tap, Tokens
+
+_ATTENTION = Tap('attention_row', -2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisPruner(selecting.Selecting):
+  """A share by the class token's attention, the rest without near-duplicates.
+
+  Attributes:
+    share: of the budget that goes by attention.
+    at_once: the most duplicates that leave in a round.
+  """
+
+  budget: budgets.Budget = Ratio(ratio=0.25, rounding='round')
+  positions: positions_lib.Policy = 'compact'
+  share: float = 0.5
+  at_once: int = 8
+
+  needs: ClassVar[base.Needs] = frozenset({_ATTENTION})
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not 0 <= self.share <= 1:
+      raise UserError(f'share lies in 0 to 1, got {self.share}')
+
+  def select(
+    self, tokens: Tokens, signals: Signals, *, count: Array, limit: int
+  ) -> tuple[Array, Array]:
+    """Top attention, then what is unlike."""
+    score = scores.attention_row(signals.taps[_ATTENTION])
+    gram = similarities.cosine(tokens.features)
+    valid = tokens.valid
+
+    def important(ask: Array, kept: Array) -> tuple[Array, Array]:
+      return selectors.top(score, count=ask, valid=valid, protected=kept)
+
+    def different(ask: Array, kept: Array) -> Array:
+      return selectors.without_duplicates(
+        gram, count=ask, valid=valid, protected=kept, at_once=self.at_once
+      )
+
+    table = [round(n * self.share) for n in range(valid.shape[1] + 1)]
+    number = jnp.asarray(np.array(table, np.int32))[count]
+    return selectors.staged(
+      [(number, important), (None, different)],
+      count=count,
+      valid=valid,
+      protected=tokens.protected,
+    )
