@@ -49,6 +49,12 @@ from tokpress_jax.pruners.reduction import (
   unmerge,
 )
 from tokpress_jax.pruners.selectors import selection, spaced, top
+from tokpress_jax.pruners.semantic_tokens import (
+  SemanticConfig,
+  SemanticGroup,
+  SemanticPruner,
+  SemanticTokens,
+)
 from tokpress_jax.pruners.super_tokens import SuperTokenAttention
 from tokpress_jax.pruners.token_learner import (
   TokenFuser,
@@ -78,6 +84,10 @@ __all__ = [
   'Random',
   'RandomToMe',
   'Remove',
+  'SemanticConfig',
+  'SemanticGroup',
+  'SemanticPruner',
+  'SemanticTokens',
   'Stride',
   'SuperTokenAttention',
   'ToMe',
