@@ -49,10 +49,10 @@ from tokpress_jax.pruners.reduction import (
   unmerge,
 )
 from tokpress_jax.pruners.selectors import selection, spaced, top
+from tokpress_jax.pruners.semantic_pruner import SemanticPruner
 from tokpress_jax.pruners.semantic_tokens import (
   SemanticConfig,
   SemanticGroup,
-  SemanticPruner,
   SemanticTokens,
 )
 from tokpress_jax.pruners.super_tokens import SuperTokenAttention
