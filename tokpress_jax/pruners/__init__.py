@@ -51,6 +51,12 @@ from tokpress_jax.pruners.reduction import (
 )
 from tokpress_jax.pruners.selecting import Selecting, TopK
 from tokpress_jax.pruners.selectors import selection, spaced, top
+from tokpress_jax.pruners.semantic_pruner import SemanticPruner
+from tokpress_jax.pruners.semantic_tokens import (
+  SemanticConfig,
+  SemanticGroup,
+  SemanticTokens,
+)
 from tokpress_jax.pruners.super_tokens import SuperTokenAttention
 from tokpress_jax.pruners.token_learner import (
   TokenFuser,
@@ -80,6 +86,10 @@ __all__ = [
   'RandomToMe',
   'Remove',
   'Selecting',
+  'SemanticConfig',
+  'SemanticGroup',
+  'SemanticPruner',
+  'SemanticTokens',
   'Stride',
   'SuperTokenAttention',
   'ToMe',

@@ -65,21 +65,11 @@ class LearnedMaps(nn.Module):
     if self.tokens < 1:
       raise UserError(f'there is at least 1 learned token, got {self.tokens}')
     base.check(tokens, Signals() if signals is None else signals, self.needs)
-    protected = tokens.valid & tokens.protected
     free = tokens.valid & ~tokens.protected
-    alone = selectors.selection(
-      tokens, protected, capacity=tokens.num_protected
-    )
     weight = self.maps(tokens.features, free)
     some = jnp.broadcast_to(free.any(axis=1)[:, None], weight.shape[:2])
     at = jnp.argmax(weight, axis=2).astype(jnp.int32)
-    join = lambda a, b: jnp.concatenate([a, b], axis=1)
-    result = Reduction(
-      index=join(alone.index, at),
-      valid=join(alone.valid, some),
-      assign=Dense(join(reduction.dense(alone), weight)),
-      positions=tokens.positions,
-    )
+    result = beside_protected(tokens, weight, index=at, valid=some)
     return positions_lib.place(tokens.positions, result, policy=self.positions)
 
   def __call__(
@@ -182,6 +172,32 @@ class TokenFuser(nn.Module):
     logits = mask_mlp(original, self.bottleneck, slots, self.dtype)
     out = jnp.einsum('bns,bsd->bnd', nn.sigmoid(logits), y.astype(jnp.float32))
     return out.astype(original.dtype)
+
+
+def beside_protected(
+  tokens: Tokens, weight: Array, *, index: Array, valid: Array
+) -> Reduction:
+  """The protected tokens, then new ones that are made of the others.
+
+  Args:
+    tokens: N slots.
+    weight: float32 [B, S, N], what of each token goes into each new one.
+    index: int32 [B, S], their representatives.
+    valid: bool [B, S].
+
+  Returns:
+    From N to K slots; the positions are the tokens', to be placed.
+  """
+  alone = selectors.selection(
+    tokens, tokens.valid & tokens.protected, capacity=tokens.num_protected
+  )
+  join = lambda a, b: jnp.concatenate([a, b], axis=1)
+  return Reduction(
+    index=join(alone.index, index),
+    valid=join(alone.valid, valid),
+    assign=Dense(join(reduction.dense(alone), weight)),
+    positions=tokens.positions,
+  )
 
 
 def norm(name: str) -> nn.LayerNorm:
