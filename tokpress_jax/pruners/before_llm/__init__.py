@@ -4,6 +4,8 @@ They read a tower's output (`models.ViT.observe`), before or after a projector,
 and signals of its layers.
 """
 
+from tokpress_jax.pruners.before_llm.catp import CATP
+from tokpress_jax.pruners.before_llm.dart import DART
 from tokpress_jax.pruners.before_llm.divprune import DivPrune
 from tokpress_jax.pruners.before_llm.hiprune import HiPrune
 from tokpress_jax.pruners.before_llm.idpruner import IDPruner
@@ -11,8 +13,11 @@ from tokpress_jax.pruners.before_llm.scope import SCOPE
 from tokpress_jax.pruners.before_llm.todre import ToDRE
 from tokpress_jax.pruners.before_llm.vispruner import VisPruner
 from tokpress_jax.pruners.before_llm.vtc_cls import VTCCLS
+from tokpress_jax.pruners.before_llm.zoo_prune import ZOOPrune
 
 __all__ = [
+  'CATP',
+  'DART',
   'SCOPE',
   'VTCCLS',
   'DivPrune',
@@ -20,4 +25,5 @@ __all__ = [
   'IDPruner',
   'ToDRE',
   'VisPruner',
+  'ZOOPrune',
 ]

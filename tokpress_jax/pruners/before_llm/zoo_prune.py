@@ -1,0 +1,70 @@
+"""ZOO-Prune: tokens to which a projector is sensitive (arXiv:2509.24837).
+
+Written from notes on the paper and a third party's code; the official
+repository has no code yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+from tokpress_jax.pruners import (
+  base,
+  budgets,
+  scores,
+  selecting,
+  selectors,
+  similarities,
+)
+from tokpress_jax.pruners import positions as positions_lib
+from tokpress_jax.types import Array, Signals, Tokens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZOOPrune(selecting.Selecting):
+  """Sensitivity of the projector times distance to what is kept.
+
+  It stands before the projector. First the most sensitive token; then, each
+  time, the largest product of sensitivity in [0, 1] and 1 - cosine to the
+  nearest projected token that was chosen.
+
+  Attributes:
+    project: the projector, [B, N, D] to [B, N, E], each token by itself. A
+      hashable function; of new weights make a new pruner, inside `jit`.
+    directions: m random unit directions, shared by the tokens of a row.
+    step: h, how far a token is moved to both sides.
+  """
+
+  project: Callable[[Array], Array]
+  budget: budgets.Budget = 64
+  positions: positions_lib.Policy = 'compact'
+  directions: int = 64
+  step: float = 0.01
+
+  needs: ClassVar[base.Needs] = frozenset({'rng'})
+
+  def select(
+    self, tokens: Tokens, signals: Signals, *, count: Array, limit: int
+  ) -> tuple[Array, Array]:
+    """Picks by sensitivity and distance."""
+    assert signals.rng is not None  # `plan` checks `needs`.
+    free = tokens.valid & ~tokens.protected
+    sensitivity = scores.zeroth_order(
+      self.project,
+      tokens.features,
+      rng=signals.rng,
+      directions=self.directions,
+      step=self.step,
+    )
+    sensitivity = scores.normalise(sensitivity, valid=free, by='minmax')
+    return selectors.farthest(
+      similarities.cosine_distance_rows(self.project(tokens.features)),
+      start=sensitivity,
+      weight=sensitivity,
+      count=count,
+      limit=limit,
+      valid=tokens.valid,
+      protected=tokens.protected,
+    )
