@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -26,6 +27,8 @@ class Longest(pruners.Pruner):
       x = jnp.abs(x - x.mean(axis=1, keepdims=True))
     if self.fault == 'needs':
       x = x + signals.attention_row.mean(axis=1)
+    if self.fault == 'jit' and isinstance(x, jax.core.Tracer):
+      x = -x
     return x
 
   def decide(self, tokens, signals, state):
@@ -48,7 +51,19 @@ class Longest(pruners.Pruner):
       return dataclasses.replace(result, assign=Dense(matrix))
     return result
 
+  def __call__(self, tokens, signals=None, state=None):
+    out, result = super().__call__(tokens, signals, state)
+    if self.fault == 'float32':
+      out = out.replace(features=out.features.astype(jnp.float32))
+    if self.fault == 'gradient':
+      out = out.replace(features=jax.lax.stop_gradient(out.features))
+    if self.fault == 'mass':
+      out = out.replace(mass=2 * out.mass)
+    return out, result
+
   def plan(self, tokens, signals, state=None):
+    if self.fault == 'all':
+      return pruners.identity(tokens)
     if self.fault != 'check':
       return super().plan(tokens, signals, state)
     return self.decide(tokens, signals, state)
@@ -59,6 +74,11 @@ class Longest(pruners.Pruner):
   [
     ('needs', 'runs_on_what_it_needs', r'signals that `needs` does not name'),
     (['a list'], 'is_hashable', 'fields are numbers, strings and tuples'),
+    ('jit', 'jit_equals_eager', 'other tokens are kept in row 0'),
+    ('float32', 'bfloat16_is_finite', 'bfloat16 features became float32'),
+    ('gradient', 'gradients_reach_what_was_kept', 'tokens with a gradient'),
+    ('mass', 'mass_is_accounted_for', 'not those of the assigned tokens'),
+    ('all', 'shapes_at_published_sizes', r'became \(2, 576, 4096\)'),
     ('padding', 'row_equals_single_run', 'other tokens are kept in row 1'),
     ('padding', 'padding_is_ignored', 'other tokens are kept in row'),
     ('budget', 'budget_is_respected', 'gives 6 slots at most, got 7'),
