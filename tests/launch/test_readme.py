@@ -19,6 +19,10 @@ def test_code_runs():
   for block in blocks:
     exec(block, names)  # Later blocks use the names of earlier ones.
   assert names['tokens'].features.shape == (2, 98, 64)
+  assert [x.shape for x in names['cache']] == [(2, 4, 64, 16)] * 2
+  gradient = names['jax'].grad(names['loss'])(names['features'][..., 0])
+  assert (gradient != 0).all()
+  assert names['out'].tokens.features.shape == (2, 7, 32)
   small, large = names['squeeze'](names['images'], names['jnp'].array([1, 16]))
   assert small.shape == (32, 32, 3)
   assert abs(small - large).max() > 1e-6  # The budget makes a difference.

@@ -177,6 +177,8 @@ def _check_values(tokens: Tokens) -> list[str]:
     return []
   causes = []
   finite = jnp.isfinite(tokens.features).all(axis=-1) | ~tokens.valid
+  if isinstance(finite, jax.core.Tracer):  # constants inside somebody's `jit`
+    return []
   rows = lambda bad: [int(i) for i in jnp.flatnonzero(bad)]
   if bad := rows(~finite.all(axis=1)):
     causes.append(f'features of rows {bad} hold NaN or infinity')
