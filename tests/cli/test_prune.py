@@ -13,10 +13,12 @@ from safetensors import numpy as files
 
 import tokpress_jax as tp
 from tokpress_jax import pruners
+from tokpress_jax.cli import prune as prune_command
 from tokpress_jax.cli import prune_plan
 from tokpress_jax.cli.prune_plan import Amounts
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images
+from tokpress_jax.models import ViTConfig
 from tokpress_jax.types import Ratio
 
 
@@ -141,6 +143,23 @@ def test_no_class_token_and_a_picture_for_each_image(here, tmp_path):
   assert (dog[:80] != cat[:80]).any()
 
 
+def test_pictures_show_what_the_model_sees(tmp_path):
+  config = ViTConfig(image_size=70, patch=16, remainder='drop')
+  pixels = np.full((70, 70, 3), 50, np.uint8)
+  pixels[64:] = pixels[:, 64:] = 250  # a rim that no patch holds
+  Image.fromarray(pixels).save(tmp_path / 'x.png')
+  for cell in (64, 128):
+    shown = prune_command._picture(tmp_path / 'x.png', config, 'crop', cell)
+    assert shown.shape == (cell, cell, 3)
+    assert (shown[: cell - 8, : cell - 8] == 50).all()
+    assert shown[-1].mean() < 150
+  config = ViTConfig(image_size=4, patch=2, channels=1)
+  small = np.arange(16, dtype=np.uint8).reshape(4, 4)
+  Image.fromarray(small).save(tmp_path / 'y.png')
+  shown = prune_command._picture(tmp_path / 'y.png', config, 'crop', 8)
+  np.testing.assert_array_equal(shown[..., 0], np.kron(small, np.ones((2, 2))))
+
+
 def make(cls, amounts, depth=12, patches=196, **kwargs):
   return prune_plan.make_plan(
     cls, amounts, depth=depth, patches=patches, **kwargs
@@ -205,3 +224,5 @@ def test_amounts_that_say_nothing(cls, amounts, message):
     prune_plan.read_settings(cls, ['metric'])
   with pytest.raises(UserError, match='2 numbers for 1 sites'):
     make(cls, Amounts(keep=(0.5, 0.5)), sites=['embed'])
+  with pytest.raises(UserError, match='cannot be made'):
+    make(pruners.TokenTransforming, Amounts(), settings={'temperature': 'x'})

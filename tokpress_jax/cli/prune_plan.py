@@ -87,7 +87,10 @@ def make_plan(
     own = {**_of_layer(cls, site, depth), **settings}
     if left is not None:
       own['left'] = left
-    plan.append((site, cls(budget=budget, **own)))
+    try:
+      plan.append((site, cls(budget=budget, **own)))
+    except TypeError as error:
+      raise UserError(f'{cls.__name__} cannot be made: {error}') from error
   if not plan:
     raise UserError(
       f'nothing is pruned: {_name(amounts)} {_join(numbers)} takes none of '
