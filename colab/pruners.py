@@ -47,7 +47,7 @@ from IPython.display import display
 from skimage import data as photographs
 
 import tokpress_jax as tp
-from tokpress_jax import models, nn, pruners, types, viz
+from tokpress_jax import models, pruners, types, viz
 from tokpress_jax.bench import harness
 from tokpress_jax.io import images as image_lib
 
@@ -61,14 +61,13 @@ print('jax', jax.__version__, 'on', jax.devices()[0].device_kind)
 # network: `tokpress convert vit FILE --out vit.safetensors` makes a file to
 # name here from one that you have.
 #
-# Layers are stored as one array. `unstack` takes them apart once, so that a
-# layer in which a pruner acts need not be cut out in every call.
+# Layers are stored as one array. `for_inference` takes them apart once, so that
+# a layer in which a pruner acts need not be cut out in every call.
 
 # %%
 MODEL = os.environ.get('TOKPRESS_MODEL', 'vit-b16')
 
-model = tp.load(MODEL)
-model = dataclasses.replace(model, variables=nn.unstack(model.variables))
+model = tp.for_inference(tp.load(MODEL))
 config = model.module.config
 GRID, DEPTH, PATCHES = config.grid, config.depth, config.grid**2
 print(f'{PATCHES} patches of {config.patch} pixels, {DEPTH} layers')

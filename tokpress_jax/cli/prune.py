@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from tokpress_jax import nn, registry
+from tokpress_jax import inference
 from tokpress_jax.cli import common, prune_plan
-from tokpress_jax.errors import UserError, did_you_mean
+from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
+from tokpress_jax.pruners.find import find_pruner
 from tokpress_jax.types import Loaded, OneHot
 
 _FORMULA = 'sum over layers of 4 N C^2 + 2 N^2 C + 2 M C m'
@@ -34,7 +35,8 @@ class Flags:
     model: A ViT, DeiT, CLIP or SigLIP: released weights by name (vit-b16), a
       file of `tokpress convert`, a model or work directory, or a hub name.
     image: Image files, or folders of them.
-    pruner: A name of `tokpress list pruners`.
+    pruner: A name of `tokpress list pruners`, or one of your own,
+      path/to/file.py:Class.
     r: Tokens that leave in each layer: one number, or one for each layer.
       Where there are fewer (a matching merges at most a half) as many as can.
     inflect: Bends a single --r over the layers: 0 constant, -1 falling from 2r
@@ -91,11 +93,10 @@ def main(argv: Sequence[str]) -> None:
   for name in ('batch_size', 'panels'):
     if getattr(flags, name) < 1:
       raise UserError(f'--{name.replace("_", "-")} is at least 1')
-  cls = _find_pruner(flags.pruner)
+  cls = find_pruner(flags.pruner)
   files = common.find_images(flags.image)
-  model = common.load(flags.model, 'model', dtype=jnp.dtype(flags.dtype))
-  # Layers apart: a pruned layer of a stacked tree is first cut out of it.
-  model = dataclasses.replace(model, variables=nn.unstack(model.variables))
+  model = common.load(flags.model, 'model')
+  model = inference.for_inference(model, dtype=jnp.dtype(flags.dtype))
   config = model.module.config
   names = _read_names(flags.names, config.classes)
   plan = prune_plan.make_plan(
@@ -140,14 +141,6 @@ def main(argv: Sequence[str]) -> None:
     path = pathlib.Path(flags.json)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + '\n')
-
-
-def _find_pruner(name: str) -> Any:
-  """The class of a pruner."""
-  known = [entry.name for entry in registry.entries('pruner')]
-  if name not in known:
-    raise UserError(f'There is no pruner {name!r}. {did_you_mean(name, known)}')
-  return registry.resolve(name)
 
 
 def _read_names(file: str | None, classes: int) -> list[str]:
