@@ -3,10 +3,11 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from tokpress_jax import pruners
-from tokpress_jax.pruners import testing
+from tokpress_jax.pruners import before_llm, testing
 from tokpress_jax.types import Ratio
 
 PRUNERS = {
@@ -21,6 +22,17 @@ PRUNERS = {
   'pitome-all': pruners.PiToMe(budget=Ratio(ratio=0.7), partition='all'),
   'diffrate': pruners.DiffRate(budget=5, left=Ratio(ratio=0.5)),
   'token-transforming': pruners.TokenTransforming(budget=6),
+  'divprune': before_llm.DivPrune(budget=Ratio(ratio=0.3, rounding='round')),
+  'vtc-cls': before_llm.VTCCLS(budget=6, layers=(-4, -2)),
+  'hiprune': before_llm.HiPrune(budget=9, share=0.6, width=4),
+  'scope': before_llm.SCOPE(budget=6, alpha=2),
+  'dart': before_llm.DART(budget=7),
+  'dart-keys': before_llm.DART(budget=7, by='keys'),
+  'vispruner': before_llm.VisPruner(budget=7),
+  'idpruner': before_llm.IDPruner(budget=5, order='score'),
+  'todre': before_llm.ToDRE(budget=5),
+  'catp': before_llm.CATP(budget=5),
+  'zoo-prune': before_llm.ZOOPrune(budget=5, project=jnp.tanh, directions=4),
 }
 MERGERS = (  # which drop nothing
   'tome',

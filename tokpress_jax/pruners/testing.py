@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,8 +27,8 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tokpress_jax.errors import UserError, did_you_mean
-from tokpress_jax.pruners import budgets, reduction
-from tokpress_jax.types import Array, OneHot, Reduction, Signals, Tokens
+from tokpress_jax.pruners import base, budgets, reduction
+from tokpress_jax.types import Array, OneHot, Reduction, Signals, Tap, Tokens
 
 SLOTS, WIDTH, HEADS = 24, 6, 2
 LENGTHS = (24, 13, 18, 24, 13, 18, 24, 13)
@@ -38,18 +38,20 @@ _SIGNALS: dict[str, tuple[tuple[int, ...], int | None]] = {
   'keys': ((HEADS, SLOTS, 4), 1),
   'queries': ((HEADS, SLOTS, 4), 1),
   'attention_row': ((HEADS, SLOTS), 1),
+  'attention_logits': ((HEADS, SLOTS), 1),
   'attention_column': ((HEADS, SLOTS), 1),
   'before': ((SLOTS, WIDTH), 0),
+  'importance': ((SLOTS,), 0),
   'text': ((3, WIDTH), None),
   'text_valid': ((3,), None),
   'pixels': ((8, 8, 3), None),
   'rng': ((), None),
 }
-_EVERY = frozenset(_SIGNALS)
+_EVERY: base.Needs = frozenset(_SIGNALS)
 
 
 def make_inputs(
-  needs: Collection[str] = (),
+  needs: Collection[str | Tap] = (),
   *,
   lengths: Sequence[int] = LENGTHS,
   slots: int = SLOTS,
@@ -59,7 +61,7 @@ def make_inputs(
   """Random tokens and signals; row i is the same whatever stands around it.
 
   Args:
-    needs: names of signals; the others are None.
+    needs: names of signals, and taps; the others are None.
     lengths: valid tokens of each row; padding stands behind them.
     slots: N, at most `SLOTS`.
     rows: the number of each row, 0 to 7; 0, 1, ... if None.
@@ -74,20 +76,21 @@ def make_inputs(
     pick = lambda i: np.random.default_rng((seed, kind, i)).normal(size=shape)
     return np.stack([pick(i) for i in numbers]).astype(np.float32)
 
-  found: dict[str, Any] = {}
-  for kind, (name, (shape, axis)) in enumerate(_SIGNALS.items(), 1):
-    if name not in needs:
-      continue
+  def signal(need: str | Tap) -> Array:
+    name, layer = (need, 0) if isinstance(need, str) else (need.signal, 1)
     if name == 'rng':
-      keys = jax.random.split(jax.random.key(seed), 8)
-      found[name] = keys[np.array(numbers)]
-      continue
-    x = draw(kind, *shape)
+      return jax.random.split(jax.random.key(seed), 8)[np.array(numbers)]
+    if isinstance(need, Tap):  # a number of its own, of either sign
+      layer += 2 * abs(need.layer) + (need.layer < 0)
+    (shape, axis), kind = _SIGNALS[name], list(_SIGNALS).index(name) + 1
+    x = draw(kind + 100 * layer, *shape)
     if axis is not None:
       x = x.take(np.arange(slots), axis=axis + 1)
-    if name.startswith('attention'):
+    if name in ('attention_row', 'attention_column'):
       x = np.exp(x)
-    found[name] = jnp.asarray(x > -1 if name == 'text_valid' else x)
+    return jnp.asarray(x > -1 if name == 'text_valid' else x)
+
+  found = {need: signal(need) for need in needs}
   at = np.arange(slots)[None]
   valid = at < np.array(lengths)[:, None]
   tokens = Tokens.create(
@@ -96,7 +99,7 @@ def make_inputs(
     protected=jnp.asarray(np.broadcast_to(at == 0, valid.shape)),
     num_protected=1,
   )
-  return tokens, Signals(**found)
+  return tokens, _signals(found)
 
 
 Result = tuple[Tokens, Reduction]
@@ -202,18 +205,19 @@ class Checks:
     """It is a pruner, and reads no signal that `needs` does not name."""
     missing = [n for n in ('needs', 'plan') if not hasattr(self.pruner, n)]
     _expect(not missing, f'a pruner has `needs` and `plan`; missing: {missing}')
-    unknown = sorted(set(self.pruner.needs) - _EVERY)
-    _expect(not unknown, f'needs {unknown}; there are {sorted(_EVERY)}')
+    needs = self.pruner.needs
+    unknown = sorted(str(n) for n in needs if _name(n) not in _EVERY)
+    _expect(not unknown, f'needs {unknown}; there are {sorted(_SIGNALS)}')
     try:
       self.program(*self.inputs())
     except Exception as error:
       try:
-        self.eager(*make_inputs(_EVERY))
+        self.eager(*make_inputs(_EVERY | needs))
       except Exception:
         raise error from None
       raise AssertionError(
         'it runs only with signals that `needs` does not name '
-        f'({sorted(self.pruner.needs)}): {error!r}'
+        f'({sorted(map(str, needs))}): {error!r}'
       ) from error
 
   def is_hashable(self) -> None:
@@ -580,42 +584,62 @@ def _roll(
     owner=roll(tokens.owner),
     protected=roll(tokens.protected),
   )
-  found: dict[str, Array] = {}
-  for name, (_, axis) in _SIGNALS.items():
-    x = getattr(signals, name)
-    if x is None or axis is None:
+  found: dict[str | Tap, Array] = {}
+  needs: list[str | Tap] = [*_SIGNALS, *signals.taps]
+  for need in needs:
+    name, x = _name(need), signals.get(need)
+    if x is None:
       continue
-    x = roll(x, axis)
+    axis = _SIGNALS[name][1]
+    if axis is not None:
+      x = roll(x, axis)
     if name in ('keys', 'queries'):
       x = junk(x, valid[:, None, :, None])
     if name == 'before':
       x = junk(x, valid[..., None])
-    found[name] = x
-  return moved, dataclasses.replace(signals, **found)
+    found[need] = x
+  return moved, _signals(found)
 
 
-def _shapes(needs: Collection[str], slots: int) -> tuple[Tokens, Signals]:
+def _name(need: str | Tap) -> str:
+  """The field of `Signals`."""
+  return need.signal if isinstance(need, Tap) else need
+
+
+def _signals(found: Mapping[str | Tap, Array]) -> Signals:
+  """Fields and taps in one struct."""
+  fields: dict[str, Any] = {
+    n: x for n, x in found.items() if isinstance(n, str)
+  }
+  taps = {n: x for n, x in found.items() if isinstance(n, Tap)}
+  return Signals(**fields, taps=taps)
+
+
+def _shapes(needs: Collection[str | Tap], slots: int) -> tuple[Tokens, Signals]:
   """Shapes of two rows at a published size."""
 
-  def make(features: Array, found: dict[str, Array]) -> tuple[Tokens, Signals]:
+  def make(features: Array, given: list[Array]) -> tuple[Tokens, Signals]:
+    found = dict(zip(named, given, strict=True))
     if 'rng' in needs:
-      found = {**found, 'rng': jax.random.split(jax.random.key(0), 2)}
-    return Tokens.create(features), Signals(**found)
+      found['rng'] = jax.random.split(jax.random.key(0), 2)
+    return Tokens.create(features), _signals(found)
 
   shapes = {
     'keys': ((32, slots, 128), 'bfloat16'),
     'queries': ((32, slots, 128), 'bfloat16'),
     'attention_row': ((32, slots), 'float32'),
+    'attention_logits': ((32, slots), 'float32'),
     'attention_column': ((32, slots), 'float32'),
+    'importance': ((slots,), 'float32'),
     'before': ((slots, 4096), 'bfloat16'),
     'text': ((77, 4096), 'bfloat16'),
     'text_valid': ((77,), 'bool'),
     'pixels': ((336, 336, 3), 'float32'),
   }
-  found = {
-    name: jax.ShapeDtypeStruct((2, *shape), dtype)
-    for name, (shape, dtype) in shapes.items()
-    if name in needs
-  }
+  named = [need for need in needs if need != 'rng']
+  given = [
+    jax.ShapeDtypeStruct((2, *shape), dtype)
+    for shape, dtype in (shapes[_name(need)] for need in named)
+  ]
   features = jax.ShapeDtypeStruct((2, slots, 4096), 'bfloat16')
-  return jax.eval_shape(make, features, found)
+  return jax.eval_shape(make, features, given)
