@@ -481,7 +481,7 @@ class Checks:
       'rows [2] hold NaN',
       'rows [1] are all padding',
       'rows [4] protect more than num_protected=1',
-      *self.pruner.needs,
+      *map(str, self.pruner.needs),
     ):
       _expect(cause in said, f'the error does not say {cause!r}: {said}')
 
