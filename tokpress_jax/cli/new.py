@@ -136,7 +136,8 @@ def _next(name: str, cls: str, out: pathlib.Path, module: bool) -> list[str]:
   return [
     *lines,
     'See what it keeps:',
-    f'  tokpress prune MODEL IMAGE --pruner {shown}:{cls} --out {name}.png',
+    '  tokpress prune --model vit-b16 --image photo.jpg \\',
+    f'    --pruner {shown}:{cls} --out {name}.png',
     'In a ViT:',
     f"  model(images, plan=(('block_3.after_attention', {cls}(budget=16)),))",
   ]
