@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -28,80 +28,18 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tokpress_jax.errors import UserError, did_you_mean
 from tokpress_jax.pruners import base, budgets, reduction
+from tokpress_jax.pruners.random_inputs import (
+  LENGTHS,
+  SIGNALS,
+  SLOTS,
+  field_of,
+  make_inputs,
+  make_signals,
+  signal_shapes,
+)
 from tokpress_jax.types import Array, OneHot, Reduction, Signals, Tap, Tokens
 
-SLOTS, WIDTH, HEADS = 24, 6, 2
-LENGTHS = (24, 13, 18, 24, 13, 18, 24, 13)
-
-# Shape of one row of each signal, with the axis of its tokens.
-_SIGNALS: dict[str, tuple[tuple[int, ...], int | None]] = {
-  'keys': ((HEADS, SLOTS, 4), 1),
-  'queries': ((HEADS, SLOTS, 4), 1),
-  'attention_row': ((HEADS, SLOTS), 1),
-  'attention_logits': ((HEADS, SLOTS), 1),
-  'attention_column': ((HEADS, SLOTS), 1),
-  'before': ((SLOTS, WIDTH), 0),
-  'importance': ((SLOTS,), 0),
-  'text': ((3, WIDTH), None),
-  'text_valid': ((3,), None),
-  'pixels': ((8, 8, 3), None),
-  'rng': ((), None),
-}
-_EVERY: base.Needs = frozenset(_SIGNALS)
-
-
-def make_inputs(
-  needs: Collection[str | Tap] = (),
-  *,
-  lengths: Sequence[int] = LENGTHS,
-  slots: int = SLOTS,
-  rows: Iterable[int] | None = None,
-  seed: int = 0,
-) -> tuple[Tokens, Signals]:
-  """Random tokens and signals; row i is the same whatever stands around it.
-
-  Args:
-    needs: names of signals, and taps; the others are None.
-    lengths: valid tokens of each row; padding stands behind them.
-    slots: N, at most `SLOTS`.
-    rows: the number of each row, 0 to 7; 0, 1, ... if None.
-    seed: of all that is drawn.
-
-  Returns:
-    Tokens whose slot 0 is protected, and signals.
-  """
-  numbers = list(range(len(lengths)) if rows is None else rows)
-
-  def draw(kind: int, *shape: int) -> np.ndarray:
-    pick = lambda i: np.random.default_rng((seed, kind, i)).normal(size=shape)
-    return np.stack([pick(i) for i in numbers]).astype(np.float32)
-
-  def signal(need: str | Tap) -> Array:
-    name, layer = (need, 0) if isinstance(need, str) else (need.signal, 1)
-    if name == 'rng':
-      return jax.random.split(jax.random.key(seed), 8)[np.array(numbers)]
-    if isinstance(need, Tap):  # a number of its own, of either sign
-      layer += 2 * abs(need.layer) + (need.layer < 0)
-    (shape, axis), kind = _SIGNALS[name], list(_SIGNALS).index(name) + 1
-    x = draw(kind + 100 * layer, *shape)
-    if axis is not None:
-      x = x.take(np.arange(slots), axis=axis + 1)
-    if name in ('attention_row', 'attention_column'):
-      x = np.exp(x)
-    return jnp.asarray(x > -1 if name == 'text_valid' else x)
-
-  found = {need: signal(need) for need in needs}
-  at = np.arange(slots)[None]
-  valid = at < np.array(lengths)[:, None]
-  tokens = Tokens.create(
-    jnp.asarray(draw(0, SLOTS, WIDTH)[:, :slots]),
-    valid=jnp.asarray(valid),
-    protected=jnp.asarray(np.broadcast_to(at == 0, valid.shape)),
-    num_protected=1,
-  )
-  return tokens, _signals(found)
-
-
+_EVERY: base.Needs = frozenset(SIGNALS)
 Result = tuple[Tokens, Reduction]
 
 
@@ -206,8 +144,8 @@ class Checks:
     missing = [n for n in ('needs', 'plan') if not hasattr(self.pruner, n)]
     _expect(not missing, f'a pruner has `needs` and `plan`; missing: {missing}')
     needs = self.pruner.needs
-    unknown = sorted(str(n) for n in needs if _name(n) not in _EVERY)
-    _expect(not unknown, f'needs {unknown}; there are {sorted(_SIGNALS)}')
+    unknown = sorted(str(n) for n in needs if field_of(n) not in _EVERY)
+    _expect(not unknown, f'needs {unknown}; there are {sorted(SIGNALS)}')
     try:
       self.program(*self.inputs())
     except Exception as error:
@@ -585,12 +523,12 @@ def _roll(
     protected=roll(tokens.protected),
   )
   found: dict[str | Tap, Array] = {}
-  needs: list[str | Tap] = [*_SIGNALS, *signals.taps]
+  needs: list[str | Tap] = [*SIGNALS, *signals.taps]
   for need in needs:
-    name, x = _name(need), signals.get(need)
+    name, x = field_of(need), signals.get(need)
     if x is None:
       continue
-    axis = _SIGNALS[name][1]
+    axis = SIGNALS[name][1]
     if axis is not None:
       x = roll(x, axis)
     if name in ('keys', 'queries'):
@@ -598,48 +536,18 @@ def _roll(
     if name == 'before':
       x = junk(x, valid[..., None])
     found[need] = x
-  return moved, _signals(found)
-
-
-def _name(need: str | Tap) -> str:
-  """The field of `Signals`."""
-  return need.signal if isinstance(need, Tap) else need
-
-
-def _signals(found: Mapping[str | Tap, Array]) -> Signals:
-  """Fields and taps in one struct."""
-  fields: dict[str, Any] = {
-    n: x for n, x in found.items() if isinstance(n, str)
-  }
-  taps = {n: x for n, x in found.items() if isinstance(n, Tap)}
-  return Signals(**fields, taps=taps)
+  return moved, make_signals(found)
 
 
 def _shapes(needs: Collection[str | Tap], slots: int) -> tuple[Tokens, Signals]:
   """Shapes of two rows at a published size."""
 
-  def make(features: Array, given: list[Array]) -> tuple[Tokens, Signals]:
-    found = dict(zip(named, given, strict=True))
+  def make(features: Array, found: list[Array]) -> tuple[Tokens, Signals]:
+    given = dict(zip(shapes, found, strict=True))
     if 'rng' in needs:
-      found['rng'] = jax.random.split(jax.random.key(0), 2)
-    return Tokens.create(features), _signals(found)
+      given['rng'] = jax.random.split(jax.random.key(0), 2)
+    return Tokens.create(features), make_signals(given)
 
-  shapes = {
-    'keys': ((32, slots, 128), 'bfloat16'),
-    'queries': ((32, slots, 128), 'bfloat16'),
-    'attention_row': ((32, slots), 'float32'),
-    'attention_logits': ((32, slots), 'float32'),
-    'attention_column': ((32, slots), 'float32'),
-    'importance': ((slots,), 'float32'),
-    'before': ((slots, 4096), 'bfloat16'),
-    'text': ((77, 4096), 'bfloat16'),
-    'text_valid': ((77,), 'bool'),
-    'pixels': ((336, 336, 3), 'float32'),
-  }
-  named = [need for need in needs if need != 'rng']
-  given = [
-    jax.ShapeDtypeStruct((2, *shape), dtype)
-    for shape, dtype in (shapes[_name(need)] for need in named)
-  ]
+  shapes = signal_shapes(needs, slots, batch=2)
   features = jax.ShapeDtypeStruct((2, slots, 4096), 'bfloat16')
-  return jax.eval_shape(make, features, given)
+  return jax.eval_shape(make, features, list(shapes.values()))
