@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from tokpress_jax import pruners
-from tokpress_jax.pruners import before_llm, testing
+from tokpress_jax.pruners import before_llm, random_inputs, testing
 from tokpress_jax.types import Ratio
 
 PRUNERS = {
@@ -41,7 +41,8 @@ MERGERS = (  # which drop nothing
   'pitome-all',
   'token-transforming',
 )
-ROWS, HEADS, SLOTS, WIDTH = 8, testing.HEADS, testing.SLOTS, testing.WIDTH
+ROWS, HEADS = 8, random_inputs.HEADS
+SLOTS, WIDTH = random_inputs.SLOTS, random_inputs.WIDTH
 
 
 @functools.cache
@@ -69,7 +70,7 @@ def test_promise(name, check):
   ],
 )
 def test_signals_of_other_tokens_are_refused_also_at_trace_time(name, shape):
-  tokens, signals = testing.make_inputs(['keys'])
+  tokens, signals = random_inputs.make_inputs(['keys'])
   bad = jax.ShapeDtypeStruct(shape, 'float32')
   signals = signals.replace(**{name: bad})
   with pytest.raises(ValueError, match=rf'{name} must .*{ROWS}') as error:
@@ -78,7 +79,7 @@ def test_signals_of_other_tokens_are_refused_also_at_trace_time(name, shape):
 
 
 def test_arrays_are_told_to_be_wrapped():
-  tokens, signals = testing.make_inputs(['keys'])
+  tokens, signals = random_inputs.make_inputs(['keys'])
   with pytest.raises(ValueError, match=r'Tokens\.create\(features\)'):
     PRUNERS['top-norm'](tokens.features)
   with pytest.raises(ValueError, match=r'Signals\(keys=keys\)'):

@@ -26,7 +26,8 @@ from tokpress_jax.types import Signals, Tokens
 # The two rows of budgets: LLaVA-1.5's and LLaVA-NeXT's.
 KEPT = {576: (192, 128, 64), 2880: (640, 320, 160)}
 LAYERS, WIDTH, HIDDEN, WORDS = 32, 4096, 11008, 64
-_INSIDE = frozenset({'tome_kth'})  # takes a ratio 1 / k only
+# Which cannot leave K of N at once: at most half merges, or a ratio is needed.
+_INSIDE = frozenset({'tome', 'tome_kth', 'pitome'})
 
 
 def run(
