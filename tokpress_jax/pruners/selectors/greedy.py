@@ -1,7 +1,7 @@
 """Greedy selectors: each pick depends on those before it.
 
-All take one row of distances or similarities per pick (`similarities.Rows`) but
-`coverage`, which needs all pairs. They run `limit` steps, a static upper bound
+All take one row of distances or similarities per pick (`similarities.Rows`).
+They run `limit` steps, a static upper bound
 of `count`; a row that has its count changes no more. What they read is taken as
 constant (`stop_gradient`). Ties go to the earlier token, as in `torch.argmax`
 on a CPU.
@@ -41,8 +41,8 @@ def farthest(
 
   The first pick has the highest `start`. Published starts: DivPrune
   (arXiv:2503.02175, section 3), the token farthest from its nearest neighbour,
-  `-similarities.nearest_other(x, free)`; ToDRE the highest attention; SeGPruner
-  the first token, zeros.
+  `-similarities.nearest_other(gram, free)`; ToDRE the highest attention;
+  SeGPruner the first token, zeros.
 
   Args:
     distances: from all tokens to a row's pick.
@@ -67,7 +67,7 @@ def farthest(
   factor = 1.0 if weight is None else weight.astype(jnp.float32)
   join = jnp.minimum if to == 'nearest' else jnp.add
   begin = jnp.inf if to == 'nearest' else 0.0
-  return _pick(
+  return pick_greedily(
     lambda far, step: jnp.where(step == 0, start, far * factor),
     lambda far, pick: join(far, distances(pick)),
     jnp.full(start.shape, begin, jnp.float32),
@@ -115,7 +115,7 @@ def relevant_and_diverse(
     later = balance * scores - (1 - balance) * closest
     return jnp.where(step == 0, scores, later)
 
-  return _pick(
+  return pick_greedily(
     gain,
     lambda closest, pick: jnp.maximum(closest, similarity(pick)),
     jnp.full(scores.shape, -2.0, jnp.float32),
@@ -127,67 +127,7 @@ def relevant_and_diverse(
   )
 
 
-def coverage(
-  scores: Array,
-  gram: Array,
-  *,
-  count: Array,
-  limit: int,
-  valid: Array,
-  protected: Array,
-  combine: Literal['multiply', 'add'] = 'multiply',
-) -> tuple[Array, Array]:
-  """Picks, each time, what covers most of what is not yet covered.
-
-  A token is covered as far as it resembles a pick, or 0. The gain of a token is
-  how much it adds to the coverage of all free tokens, times its score (SCOPE,
-  arXiv:2510.24214, with score attention ** alpha), or plus it (facility
-  location: CATP, arXiv:2508.07871, with similarities in [0, 1]). `limit` steps
-  of N x N work each.
-
-  Args:
-    scores: [B, N].
-    gram: [B, N, N] similarities, `similarities.cosine(x)`.
-    count: int32 [B], unprotected tokens to keep.
-    limit: static upper bound of `count`.
-    valid: [B, N] bool.
-    protected: [B, N] bool, kept beside the count.
-    combine: how gain and score are joined.
-
-  Returns:
-    kept [B, N] bool, and rank int32 [B, N]: protected tokens, then picks in
-    order.
-
-  Raises:
-    UserError: if `combine` is unknown.
-  """
-  if combine not in ('multiply', 'add'):
-    raise UserError(
-      f"gain and score join by 'multiply' or 'add', got {combine!r}"
-    )
-  free = valid & ~protected
-  gram = jnp.where(free[:, :, None], gram.astype(jnp.float32), 0)
-  scores = scores.astype(jnp.float32)
-  column = lambda pick: jnp.take_along_axis(gram, pick[:, None, None], axis=2)[
-    :, :, 0
-  ]
-
-  def gain(covered, _):
-    more = jnp.maximum(gram - covered[:, :, None], 0).sum(axis=1)
-    return more * scores if combine == 'multiply' else more + scores
-
-  return _pick(
-    gain,
-    lambda covered, pick: jnp.maximum(covered, column(pick)),
-    jnp.zeros(scores.shape, jnp.float32),
-    count=count,
-    limit=limit,
-    valid=valid,
-    protected=protected,
-  )
-
-
-def _pick(
+def pick_greedily(
   gain: Callable[[Any, Array], Array],
   update: Callable[[Any, Array], Any],
   state: Any,
@@ -214,8 +154,7 @@ def _pick(
     kept [B, N] bool, rank int32 [B, N].
   """
   slots = valid.shape[1]
-  if not 1 <= limit <= slots:
-    raise UserError(f'a limit lies in 1 to {slots} slots, got {limit}')
+  check_limit(limit, slots)
   if not 1 <= at_once <= slots:
     raise UserError(f'1 to {slots} tokens are picked at once, got {at_once}')
   fixed = protected & valid
@@ -225,11 +164,10 @@ def _pick(
 
   def step(i, carry):
     state, when = carry
-    value = jax.lax.stop_gradient(gain(state, i))
-    value = jnp.where(jnp.isnan(value), -jnp.inf, value)
+    value = without_nan(jax.lax.stop_gradient(gain(state, i)))
     among = free & (when == slots)
     for j in range(at_once):
-      pick = _best(value, among)
+      pick = best_slot(value, among)
       among = among.at[batch, pick].set(False)
       number = i * at_once + j
       taken = number < count
@@ -247,7 +185,18 @@ def _pick(
   return fixed | (when < slots), basic.order_of(when, protected=fixed)
 
 
-def _best(value: Array, among: Array) -> Array:
+def best_slot(value: Array, among: Array) -> Array:
   """The first slot of the highest value among some, -inf too: int32 [B]."""
   high = jnp.where(among, value, -jnp.inf).max(axis=1, keepdims=True)
   return jnp.argmax(among & (value >= high), axis=1)
+
+
+def check_limit(limit: int, slots: int) -> None:
+  """Raises `UserError` unless a limit is a number of tokens."""
+  if not 1 <= limit <= slots:
+    raise UserError(f'a limit lies in 1 to {slots} slots, got {limit}')
+
+
+def without_nan(value: Array) -> Array:
+  """The lowest value where there is none."""
+  return jnp.where(jnp.isnan(value), -jnp.inf, value)
