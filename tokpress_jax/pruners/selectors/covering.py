@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
+from tokpress_jax.pruners import similarities
 from tokpress_jax.pruners.selectors import basic, greedy
 from tokpress_jax.types import Array
 
@@ -120,6 +121,7 @@ def cover_lazily(
   count = jnp.minimum(jnp.minimum(count, limit), free.sum(axis=1))
   batch = jnp.arange(valid.shape[0])
   gram, scores = jax.lax.stop_gradient((gram, scores))
+  columns = jnp.swapaxes(gram, 1, 2)  # whole lines of memory in each step
   worth = lambda more, at: greedy.without_nan(join(more, scores[batch, at]))
   forget = lambda bounds: jnp.where(
     (scores < 0) & (join is jnp.multiply), 0.0, bounds
@@ -128,7 +130,7 @@ def cover_lazily(
   def step(carry):
     bounds, fresh, covered, when, number = carry
     pick = greedy.best_slot(bounds, free & (when == slots))
-    column = _column(gram, pick)
+    column = similarities.take_slot(columns, pick)
     busy = number < count
     taken = busy & fresh[batch, pick]
     again = busy & ~taken
