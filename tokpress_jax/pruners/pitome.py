@@ -149,7 +149,9 @@ def pitome_plan(ratio: float, *, depth: int) -> tuple[tuple[str, PiToMe], ...]:
 
   Returns:
     (site, pruner) pairs: margins 0.75 (1 - i / depth), all tokens matched in
-    the first half of the layers (rounded up).
+    the first half of the layers (rounded up). The official ViTs, unlike ToMe's,
+    do not add the masses to the attention: give the host proportional=False to
+    be equal to them.
   """
   budget = Ratio(ratio=ratio, rounding='ceil')
   return tuple(
