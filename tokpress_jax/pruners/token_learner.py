@@ -62,9 +62,13 @@ class LearnedMaps(nn.Module):
       UserError: if S is below 1, or the tokens are broken.
     """
     del state
-    if self.tokens < 1:
-      raise UserError(f'there is at least 1 learned token, got {self.tokens}')
-    base.check(tokens, Signals() if signals is None else signals, self.needs)
+    few = f'there is at least 1 learned token, got tokens={self.tokens}'
+    base.check(
+      tokens,
+      Signals() if signals is None else signals,
+      self.needs,
+      problems=lambda _: [few] if self.tokens < 1 else [],
+    )
     protected = tokens.valid & tokens.protected
     free = tokens.valid & ~tokens.protected
     alone = selectors.selection(
