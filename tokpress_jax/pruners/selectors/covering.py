@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import similarities
+from tokpress_jax.pruners import checks, similarities
 from tokpress_jax.pruners.selectors import basic, greedy
 from tokpress_jax.types import Array
 
@@ -24,7 +24,7 @@ def coverage(
   scores: Array,
   gram: Array,
   *,
-  count: Array,
+  count: Array | int,
   limit: int,
   valid: Array,
   protected: Array,
@@ -41,7 +41,7 @@ def coverage(
   Args:
     scores: [B, N].
     gram: [B, N, N] similarities, `similarities.cosine(x)`.
-    count: int32 [B], unprotected tokens to keep.
+    count: unprotected tokens to keep, int [B] or one number.
     limit: static upper bound of `count`.
     valid: [B, N] bool.
     protected: [B, N] bool, kept beside the count.
@@ -52,13 +52,20 @@ def coverage(
     order.
 
   Raises:
-    UserError: if `combine` is unknown.
+    UserError: if `combine` is unknown, or the limit; see `checks.row_counts`.
   """
   if combine not in ('multiply', 'add'):
     raise UserError(
       f"gain and score join by 'multiply' or 'add', got {combine!r}"
     )
-  greedy.check_limit(limit, valid.shape[1])
+  count = checks.row_counts(
+    count,
+    valid=valid,
+    protected=protected,
+    static=[('limit', limit, 1, valid.shape[1])],
+    scores=scores,
+    gram=gram,
+  )
   free = valid & ~protected
   gram = jnp.where(free[:, :, None], gram.astype(jnp.float32), 0)
   join = jnp.multiply if combine == 'multiply' else jnp.add

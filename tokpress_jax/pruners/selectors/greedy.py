@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import similarities
+from tokpress_jax.pruners import checks, similarities
 from tokpress_jax.pruners.selectors import basic
 from tokpress_jax.types import Array
 
@@ -30,7 +30,7 @@ def farthest(
   distances: similarities.Rows,
   *,
   start: Array,
-  count: Array,
+  count: Array | int,
   limit: int,
   valid: Array,
   protected: Array,
@@ -47,7 +47,7 @@ def farthest(
   Args:
     distances: from all tokens to a row's pick.
     start: [B, N], the score of the first pick.
-    count: int32 [B], unprotected tokens to keep.
+    count: unprotected tokens to keep, int [B] or one number.
     limit: static upper bound of `count`.
     valid: [B, N] bool.
     protected: [B, N] bool, kept beside the count.
@@ -60,7 +60,7 @@ def farthest(
     order.
 
   Raises:
-    UserError: if `to` is unknown.
+    UserError: if `to` is unknown, or the limit; see `checks.row_counts`.
   """
   if to not in ('nearest', 'all'):
     raise UserError(f"distance is to the 'nearest' or to 'all', got {to!r}")
@@ -75,6 +75,8 @@ def farthest(
     limit=limit,
     valid=valid,
     protected=protected,
+    start=start,
+    weight=weight,
   )
 
 
@@ -83,7 +85,7 @@ def relevant_and_diverse(
   similarity: similarities.Rows,
   *,
   balance: float = 0.5,
-  count: Array,
+  count: Array | int,
   limit: int,
   valid: Array,
   protected: Array,
@@ -98,7 +100,7 @@ def relevant_and_diverse(
     scores: [B, N]; IDPruner normalises them to [0, 1].
     similarity: of all tokens to a row's pick.
     balance: 1 is top-k.
-    count: int32 [B], unprotected tokens to keep.
+    count: unprotected tokens to keep, int [B] or one number.
     limit: static upper bound of `count`.
     valid: [B, N] bool.
     protected: [B, N] bool, kept beside the count.
@@ -108,6 +110,9 @@ def relevant_and_diverse(
   Returns:
     kept [B, N] bool, and rank int32 [B, N]: protected tokens, then picks in
     order.
+
+  Raises:
+    UserError: if a number does not fit; see `checks.row_counts`.
   """
   scores = scores.astype(jnp.float32)
 
@@ -124,6 +129,7 @@ def relevant_and_diverse(
     valid=valid,
     protected=protected,
     at_once=at_once,
+    scores=scores,
   )
 
 
@@ -132,11 +138,12 @@ def pick_greedily(
   update: Callable[[Any, Array], Any],
   state: Any,
   *,
-  count: Array,
+  count: Array | int,
   limit: int,
   valid: Array,
   protected: Array,
   at_once: int = 1,
+  **arrays: Any,
 ) -> tuple[Array, Array]:
   """Runs a greedy loop: the highest gain is picked, the state updated.
 
@@ -144,19 +151,24 @@ def pick_greedily(
     gain: from the state and the step to [B, N].
     update: from the state and a pick int32 [B] to the state.
     state: at first.
-    count: int32 [B].
+    count: int [B] or one number.
     limit: static upper bound of `count`.
     valid: [B, N] bool.
     protected: [B, N] bool.
     at_once: picks per step.
+    **arrays: by name, what must be [B, N] too.
 
   Returns:
     kept [B, N] bool, rank int32 [B, N].
   """
   slots = valid.shape[1]
-  check_limit(limit, slots)
-  if not 1 <= at_once <= slots:
-    raise UserError(f'1 to {slots} tokens are picked at once, got {at_once}')
+  count = checks.row_counts(
+    count,
+    valid=valid,
+    protected=protected,
+    static=[('limit', limit, 1, slots), ('at_once', at_once, 1, slots)],
+    **arrays,
+  )
   fixed = protected & valid
   free = valid & ~protected
   count = jnp.minimum(jnp.minimum(count, limit), free.sum(axis=1))
@@ -189,12 +201,6 @@ def best_slot(value: Array, among: Array) -> Array:
   """The first slot of the highest value among some, -inf too: int32 [B]."""
   high = jnp.where(among, value, -jnp.inf).max(axis=1, keepdims=True)
   return jnp.argmax(among & (value >= high), axis=1)
-
-
-def check_limit(limit: int, slots: int) -> None:
-  """Raises `UserError` unless a limit is a number of tokens."""
-  if not 1 <= limit <= slots:
-    raise UserError(f'a limit lies in 1 to {slots} slots, got {limit}')
 
 
 def without_nan(value: Array) -> Array:
