@@ -1,0 +1,263 @@
+"""Makes compressors.npz: what the official compressors give.
+
+  python tests/golden/make_compressors.py ROOT
+
+ROOT holds a checkout of each repository under its name, run with PyTorch 2.13.0
+on a CPU, float32, in evaluation mode. The files import whole models, so the
+classes and functions named below are taken out of them and run by themselves;
+nothing of theirs is here. Weights are redrawn (redraw.py) by the shapes of
+compressors_case.py, inputs drawn there; outputs only are stored.
+
+mu-cai/matryoshka-mm ec30cd37f54934789501c6bf78ddc59e950b8d9a (Apache-2.0):
+  llava/model/llava_arch.py, matryoshka_vis_token_process
+gordonhu608/MQT-LLaVA 92c35d063912fd5e21d64713b710dfb6bdbdf95a (Apache-2.0):
+  llava/model/multimodal_projector/builder.py, Resampler
+CircleRadon/TokenPacker 771a16e7462c3afb908a0c429513ba43f709f2c1 (no licence):
+  llava/model/multimodal_projector/builder.py, TokenPacker, its two fixed widths
+  made small
+locuslab/llava-token-compression bdedebdf8f4bf7a48c916357ec1dc5dc2720b606 (no
+licence): llava/model/multimodal_projector/quecc.py, QueCC, its fixed width made
+  small
+Beckschen/LLaVolta 31ec1516ac282b7aa53a0d11e476f7295523ed3e (Apache-2.0):
+  llava/model/language_model/llava_llama.py, visual_operating,
+  visual_avg_pool1d, step_stride_and_layer
+"""
+
+import ast
+import contextlib
+import functools
+import io
+import math
+import pathlib
+import random
+import sys
+import types
+
+import compressors_case as case
+import einops
+import numpy as np
+import torch
+from redraw import check_sensitive, redraw
+from torch import nn
+from torch.nn import functional
+from torch.nn.init import trunc_normal_
+
+TOLERANCE = 1e-5
+# Added to every key, they change all logits of a query alike: the softmax is
+# blind to them.
+INERT = ('ln_k.bias', 'ln_k_1.bias', 'k_proj.3.bias')
+
+
+class Constants(ast.NodeTransformer):
+  """Puts other numbers in the place of some."""
+
+  def __init__(self, swap):
+    self.swap = swap
+
+  def visit_Constant(self, node):
+    value = node.value
+    if type(value) is int and value in self.swap:
+      return ast.copy_location(ast.Constant(self.swap[value]), node)
+    return node
+
+
+def take(path, *names, swap=None, **given):
+  """Classes, functions and methods of a file, without the rest of it."""
+  tree = ast.parse(path.read_text())
+  found = {}
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name in names:
+      found[node.name] = node  # the last one counts, as in Python
+  body = [Constants(swap or {}).visit(found[name]) for name in names]
+  space = {
+    'torch': torch,
+    'nn': nn,
+    'F': functional,
+    'np': np,
+    'math': math,
+    'random': random,
+    'einops': einops,
+    'partial': functools.partial,
+    'trunc_normal_': trunc_normal_,
+    **given,
+  }
+  module = ast.fix_missing_locations(ast.Module(body=body, type_ignores=[]))
+  exec(compile(module, str(path), 'exec'), space)
+  return [space[name] for name in names]
+
+
+def tensors(arrays):
+  return {k: torch.from_numpy(np.asarray(v)) for k, v in arrays.items()}
+
+
+def changed(x):
+  """Some larger, some smaller by 10%: a norm undoes a common factor."""
+  sign = np.random.default_rng(0).choice([-1, 1], x.shape)
+  return (x * (1 + 0.1 * sign)).astype(np.float32)
+
+
+def with_weights(module, shapes, run, *, rules=()):
+  """Loads redrawn weights, checks that all matter, and runs.
+
+  Args:
+    module: of PyTorch.
+    shapes: name to shape; what else it has stays.
+    run: module -> tensor.
+    rules: of `redraw`.
+  """
+  module = module.eval().float()
+  missing = {k: v for k, v in module.state_dict().items() if k not in shapes}
+  weights = redraw(shapes, rules=rules)
+
+  def once(arrays):
+    module.load_state_dict(tensors(arrays) | missing)
+    with torch.no_grad():
+      return run(module).numpy()
+
+  check_sensitive(
+    weights, once, tolerance=TOLERANCE, fixed=INERT, change=changed
+  )
+  return once(weights)
+
+
+def count(make):
+  """Trained numbers of a module of the published size."""
+  with torch.device('meta'):
+    return np.array(
+      sum(p.numel() for p in make().parameters() if p.requires_grad)
+    )
+
+
+def m3(root):
+  path = root / 'matryoshka-mm/llava/model/llava_arch.py'
+  (pool,) = take(path, 'matryoshka_vis_token_process')
+  x = torch.from_numpy(case.draw('m3', 2, case.M3_SIDE**2, 5))
+  return {f'm3/{n}': pool(None, x, n).numpy() for n in case.M3_SCALES}
+
+
+def mqt(root):
+  path = root / 'MQT-LLaVA/llava/model/multimodal_projector/builder.py'
+  *_, resampler = take(
+    path,
+    'get_matry_n',
+    'get_abs_pos',
+    'get_2d_sincos_pos_embed',
+    'get_2d_sincos_pos_embed_from_grid',
+    'get_1d_sincos_pos_embed_from_grid',
+    'Resampler',
+  )
+  c = case.MQT
+  module = resampler(c['side'], c['out'], c['heads'], kv_dim=c['width'])
+  size = (c['image'], c['image'])
+  x = torch.from_numpy(case.draw('mqt', 2, c['image'] ** 2, c['width']))
+  out = {
+    f'mqt/{n}': with_weights(
+      module,
+      case.mqt_shapes(),
+      lambda m, n=n: m(x, num_visual_tokens=n, tgt_size=size),
+      rules=case.MQT_RULES,
+    )
+    for n in case.MQT_COUNTS
+  }
+  make = lambda: resampler(16, 4096, 16, kv_dim=1024)
+  return out | {'mqt/parameters': count(make)}
+
+
+def packer(root):
+  path = root / 'TokenPacker/llava/model/multimodal_projector/builder.py'
+  c = case.PACKER
+  (cls,) = take(path, 'TokenPacker', swap={4096: c['joined'], 1024: c['width']})
+  x, joined = (
+    torch.from_numpy(case.draw(f'packer{n}', 2, c['side'] ** 2, n))
+    for n in (c['width'], c['joined'])
+  )
+  (full,) = take(path, 'TokenPacker')
+  out = {'packer/parameters': count(full)}
+  for stride in case.PACKER_STRIDES:
+    module = cls(
+      raw_grid=c['side'],
+      embed_dim=c['width'],
+      num_heads=c['heads'],
+      kv_dim=c['width'],
+      hidden_size=c['out'],
+      scale_factor=stride,
+    )
+    out[f'packer/{stride}'] = with_weights(
+      module, case.packer_shapes(), lambda m: m((x, joined))
+    )
+  return out
+
+
+def quecc(root):
+  path = root / (
+    'llava-token-compression/llava/model/multimodal_projector/quecc.py'
+  )
+  c = case.QUECC
+  (cls,) = take(path, 'QueCC', swap={4096: c['joined']})
+  x, joined = (
+    torch.from_numpy(case.draw(f'quecc{n}', 2, c['side'] ** 2, n))
+    for n in (c['width'], c['joined'])
+  )
+  text = torch.from_numpy(case.draw('quecc_text', 2, 1, c['text']))
+  (full,) = take(path, 'QueCC')
+  sizes = (types.SimpleNamespace(hidden_size=1024), types.SimpleNamespace())
+  out = {'quecc/parameters': count(lambda: full(*sizes))}
+  for stride in case.QUECC_STRIDES:
+    settings = types.SimpleNamespace(
+      mm_vision_output_token_count=c['side'] ** 2,
+      mm_vision_output_text_embedding_size=c['text'],
+      mm_vision_token_compression_kernel_size=stride,
+      mm_vision_token_compression_stride=stride,
+    )
+    module = cls(types.SimpleNamespace(hidden_size=c['width']), settings)
+    out[f'quecc/{stride}'] = with_weights(
+      module,
+      case.quecc_shapes(stride),
+      lambda m: m((joined, text, x)),
+      rules=case.QUECC_RULES,
+    )
+  return out
+
+
+def volta(root):
+  path = root / 'LLaVolta/llava/model/language_model/llava_llama.py'
+  c = case.VOLTA
+  operate, pool, step, lists = take(
+    path,
+    'visual_operating',
+    'visual_avg_pool1d',
+    'step_stride_and_layer',
+    'set_lists',
+    VISUAL_LENGTH=c['image'],
+    print=lambda *_: None,
+  )
+  x = torch.from_numpy(case.draw('volta', 2, c['length'], c['width']))
+  at = torch.from_numpy(case.VOLTA_POSITIONS)
+  out = {}
+  for stride in case.VOLTA_STRIDES:
+    model = types.SimpleNamespace(images_idx=[[c['start']]] * 2, stride=stride)
+    y, places = operate(model, x, at, functools.partial(pool, model))
+    out[f'volta/{stride}'] = y.numpy()
+    out[f'volta/{stride}/positions'] = places.numpy()
+  model = types.SimpleNamespace(step=0)
+  lists(model, [8, 2, 2, 1], [1300, 2600, 3900], [2, 2, 16, 0])
+  seen = []
+  for _ in range(case.VOLTA_STEPS):
+    seen.append((model.stride, model.groupingLayer))
+    step(model)
+  out['volta/curriculum'] = np.array(seen, np.int8)
+  return out
+
+
+def main():
+  root = pathlib.Path(sys.argv[1])
+  out = {}
+  for method in (m3, mqt, packer, quecc, volta):
+    with contextlib.redirect_stdout(io.StringIO()):
+      out |= method(root)
+  np.savez_compressed(case.GOLDEN, **out)
+  print(case.GOLDEN, case.GOLDEN.stat().st_size, 'bytes')
+
+
+if __name__ == '__main__':
+  main()

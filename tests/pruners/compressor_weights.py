@@ -1,0 +1,69 @@
+"""Redrawn weights of the official compressors, in our layout."""
+
+import compressors_case as case
+import numpy as np
+from redraw import redraw
+
+
+def linear(drawn, name):
+  """A layer; without a bias if it has none."""
+  out = {'kernel': drawn[f'{name}.weight'].T}
+  if f'{name}.bias' in drawn:
+    out['bias'] = drawn[f'{name}.bias']
+  return out
+
+
+def norm(drawn, name):
+  return {'scale': drawn[f'{name}.weight'], 'bias': drawn[f'{name}.bias']}
+
+
+def mlp(drawn, name, *, first=0):
+  return {
+    f'fc{i + 1}': linear(drawn, f'{name}.{first + 2 * i}') for i in range(2)
+  }
+
+
+def attention(drawn, name):
+  weights = np.split(drawn[f'{name}.in_proj_weight'], 3)
+  biases = np.split(drawn[f'{name}.in_proj_bias'], 3)
+  out = {
+    key: {'kernel': w.T, 'bias': b}
+    for key, w, b in zip('qkv', weights, biases, strict=True)
+  }
+  return out | {'out': linear(drawn, f'{name}.out_proj')}
+
+
+def mqt():
+  drawn = redraw(case.mqt_shapes(), rules=case.MQT_RULES)
+  return {
+    'query': drawn['query'],
+    'attn': attention(drawn, 'attn'),
+    'proj': {'kernel': drawn['proj']},
+    **{f'norm_{x}': norm(drawn, f'ln_{x}') for x in 'qkv'},
+  }
+
+
+def packer():
+  drawn = redraw(case.packer_shapes())
+  return {
+    'q': linear(drawn, 'q_proj_1'),
+    **{x: mlp(drawn, f'{x}_proj_1') for x in 'kv'},
+    **{f'norm_{x}': norm(drawn, f'ln_{x}_1') for x in 'qkv'},
+    'attn': attention(drawn, 'clip_attn'),
+    'mlp': mlp(drawn, 'mlp'),
+  }
+
+
+def quecc(stride):
+  drawn = redraw(case.quecc_shapes(stride), rules=case.QUECC_RULES)
+  return {
+    **{x: mlp(drawn, f'{x}_proj') for x in 'qkv'},
+    **{f'norm_{x}': norm(drawn, f'{x}_proj.3') for x in 'qkv'},
+    'text': linear(drawn, 'text_projection.0'),
+    'norm_text': norm(drawn, 'text_projection.1'),
+    'down': {
+      'kernel': drawn['q_downsample.weight'].transpose(2, 3, 1, 0),
+      'bias': drawn['q_downsample.bias'],
+    },
+    'attn': attention(drawn, 'clip_attn'),
+  }
