@@ -4,6 +4,7 @@ They take tokens [B, N, D] of a grid in raster order, crops as rows of the
 batch, and give [B, K, D] at static K; `as_tokens` makes `Tokens` of these.
 """
 
+from tokpress_jax.pruners.compressors.llavolta import Curriculum, LLaVolta
 from tokpress_jax.pruners.compressors.m3 import M3, nested_loss, nested_pool
 from tokpress_jax.pruners.compressors.mqt import MQT, random_prefix
 from tokpress_jax.pruners.compressors.parts import (
@@ -21,6 +22,8 @@ __all__ = [
   'M3',
   'MQT',
   'Attend',
+  'Curriculum',
+  'LLaVolta',
   'Projector',
   'QueCC',
   'TokenPacker',

@@ -272,7 +272,7 @@ def as_tokens(
   """
   batch, number, _ = features.shape
   if new_grid is None:
-    at = np.arange(number, dtype=np.float32)[:, None]
+    at: Any = np.arange(number, dtype=np.float32)[:, None]
   else:
     if math.prod(new_grid) != number:
       raise UserError(
@@ -280,7 +280,7 @@ def as_tokens(
         'tokens were given'
       )
     ratio = np.divide(grid, new_grid, dtype=np.float32)
-    at = np.float32((grid_positions(*new_grid) + 0.5) * ratio - 0.5)
+    at = np.asarray((grid_positions(*new_grid) + 0.5) * ratio - 0.5)
   if valid is not None and valid.ndim == 1:
     valid = jnp.broadcast_to(valid[:, None], (batch, number))
   tokens = Tokens.create(
