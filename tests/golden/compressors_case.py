@@ -25,6 +25,9 @@ VOLTA_POSITIONS = np.arange(12) + np.array([[0], [2047]])
 VOLTA_STEPS = 4_000
 
 
+# Mini-Monkey: rows of 20 tokens, from slot 3 two fine crops of 4 tokens and a
+# coarse one.
+MONKEY = {'length': 20, 'start': 3, 'crop': 4, 'crops': (1, 2), 'heads': 3}
 # Large weights of queries and keys, so that attention is far from a mean.
 MQT_RULES = (('in_proj_weight', 2, 0), ('query', 3, 0))
 QUECC_RULES = (('in_proj_weight', 2, 0),)
@@ -88,3 +91,11 @@ def quecc_shapes(stride):
   shapes['q_downsample.bias'] = (width,)
   shapes |= layer('text_projection.0', width, text)
   return shapes | norm('text_projection.1', width)
+
+
+def monkey_attention():
+  """Of two images: float32 [2, A, N, N], rows of sum 1."""
+  c = MONKEY
+  logits = draw('monkey', 2, c['heads'], c['length'], c['length'], scale=2.0)
+  seen = np.tril(np.exp(logits))
+  return seen / seen.sum(axis=-1, keepdims=True)

@@ -21,6 +21,9 @@ licence): llava/model/multimodal_projector/quecc.py, QueCC, its fixed width made
 Beckschen/LLaVolta 31ec1516ac282b7aa53a0d11e476f7295523ed3e (Apache-2.0):
   llava/model/language_model/llava_llama.py, visual_operating,
   visual_avg_pool1d, step_stride_and_layer
+Yuliang-Liu/Monkey 498e1d92baffad55ced3f661ecaa9c4c53b400c6 (MIT):
+  project/mini_monkey/internvl/model/internvl_chat/modeling_minimonkey_chat.py,
+  generate, with a language model that gives the attention of the case
 """
 
 import ast
@@ -32,6 +35,7 @@ import pathlib
 import random
 import sys
 import types
+import typing
 
 import compressors_case as case
 import einops
@@ -249,10 +253,51 @@ def volta(root):
   return out
 
 
+def monkey(root):
+  path = root / (
+    'Monkey/project/mini_monkey/internvl/model/internvl_chat/'
+    'modeling_minimonkey_chat.py'
+  )
+  (generate,) = take(
+    path, 'generate', Optional=typing.Optional, GenerationConfig=None
+  )
+  c = case.MONKEY
+  slots = torch.arange(c['length'], dtype=torch.float32)
+  image = np.arange(c['length']) - c['start']
+  ids = np.where((image >= 0) & (image < 3 * c['crop']), 7, 1)
+  out = {}
+  for i, attention in enumerate(case.monkey_attention()):
+    layers = [
+      lambda x, **_: (x,),
+      lambda x, a=attention, **_: (x, torch.from_numpy(a)[None]),
+    ]
+    inner = types.SimpleNamespace(
+      layers=layers, _prepare_decoder_attention_mask=lambda *_: None
+    )
+    language = types.SimpleNamespace(
+      model=inner,
+      get_input_embeddings=lambda: lambda ids: slots[None, :, None].clone(),
+      generate=lambda inputs_embeds, **_: inputs_embeds[0, :, 0],
+    )
+    model = types.SimpleNamespace(
+      img_context_token_id=7, num_image_token=c['crop'], language_model=language
+    )
+    kept = generate(
+      model,
+      pixel_values=0,
+      input_ids=torch.from_numpy(ids)[None],
+      target_aspect_ratio=c['crops'],
+      visual_features=slots[torch.from_numpy(ids == 7)][:, None],
+      use_scm=True,
+    )
+    out[f'monkey/{i}'] = kept.numpy().astype(np.int8)
+  return out
+
+
 def main():
   root = pathlib.Path(sys.argv[1])
   out = {}
-  for method in (m3, mqt, packer, quecc, volta):
+  for method in (m3, mqt, packer, quecc, volta, monkey):
     with contextlib.redirect_stdout(io.StringIO()):
       out |= method(root)
   np.savez_compressed(case.GOLDEN, **out)

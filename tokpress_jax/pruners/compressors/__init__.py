@@ -6,6 +6,10 @@ batch, and give [B, K, D] at static K; `as_tokens` makes `Tokens` of these.
 
 from tokpress_jax.pruners.compressors.llavolta import Curriculum, LLaVolta
 from tokpress_jax.pruners.compressors.m3 import M3, nested_loss, nested_pool
+from tokpress_jax.pruners.compressors.mini_monkey import (
+  readers,
+  scale_compression,
+)
 from tokpress_jax.pruners.compressors.mqt import MQT, random_prefix
 from tokpress_jax.pruners.compressors.parts import (
   Attend,
@@ -16,6 +20,7 @@ from tokpress_jax.pruners.compressors.parts import (
   spans,
 )
 from tokpress_jax.pruners.compressors.quecc import QueCC
+from tokpress_jax.pruners.compressors.token_flex import TokenFLEX
 from tokpress_jax.pruners.compressors.token_packer import TokenPacker
 
 __all__ = [
@@ -26,6 +31,7 @@ __all__ = [
   'LLaVolta',
   'Projector',
   'QueCC',
+  'TokenFLEX',
   'TokenPacker',
   'as_tokens',
   'attend_in_regions',
@@ -33,5 +39,7 @@ __all__ = [
   'nested_loss',
   'nested_pool',
   'random_prefix',
+  'readers',
+  'scale_compression',
   'spans',
 ]
