@@ -24,6 +24,12 @@ Beckschen/LLaVolta 31ec1516ac282b7aa53a0d11e476f7295523ed3e (Apache-2.0):
 Yuliang-Liu/Monkey 498e1d92baffad55ced3f661ecaa9c4c53b400c6 (MIT):
   project/mini_monkey/internvl/model/internvl_chat/modeling_minimonkey_chat.py,
   generate, with a language model that gives the attention of the case
+yfzhang114/SliME 5c89ec9fbc3dc3579323b01c8ce1dad69fa8c61b (Apache-2.0):
+  llava/model/multimodal_resampler/sampler.py, Resampler; builder.py beside it,
+  TextGuidedSampler with cosines, what it gives being numbers of tokens
+lntzm/HICom df67ea1c21936556ebb2d15611a7cbf2fbe9ec4b (Apache-2.0):
+  hicom/model/projector.py, LocalCompressor and GlobalCompressor, their fixed
+  widths made small
 """
 
 import ast
@@ -49,7 +55,9 @@ from torch.nn.init import trunc_normal_
 TOLERANCE = 1e-5
 # Added to every key, they change all logits of a query alike: the softmax is
 # blind to them.
-INERT = ('ln_k.bias', 'ln_k_1.bias', 'k_proj.3.bias')
+INERT = (
+  'ln_k.bias', 'ln_k_1.bias', 'k_proj.3.bias', 'k_norm.bias', 'k_proj.bias'
+)  # fmt: skip
 
 
 class Constants(ast.NodeTransformer):
@@ -100,7 +108,7 @@ def changed(x):
   return (x * (1 + 0.1 * sign)).astype(np.float32)
 
 
-def with_weights(module, shapes, run, *, rules=()):
+def with_weights(module, shapes, run, *, rules=(), fixed=()):
   """Loads redrawn weights, checks that all matter, and runs.
 
   Args:
@@ -108,6 +116,7 @@ def with_weights(module, shapes, run, *, rules=()):
     shapes: name to shape; what else it has stays.
     run: module -> tensor.
     rules: of `redraw`.
+    fixed: weights that do not matter.
   """
   module = module.eval().float()
   missing = {k: v for k, v in module.state_dict().items() if k not in shapes}
@@ -119,7 +128,7 @@ def with_weights(module, shapes, run, *, rules=()):
       return run(module).numpy()
 
   check_sensitive(
-    weights, once, tolerance=TOLERANCE, fixed=INERT, change=changed
+    weights, once, tolerance=TOLERANCE, fixed=(*INERT, *fixed), change=changed
   )
   return once(weights)
 
@@ -294,10 +303,144 @@ def monkey(root):
   return out
 
 
+def slime(root):
+  folder = root / 'SliME/llava/model/multimodal_resampler'
+  *_, resampler = take(
+    folder / 'sampler.py',
+    'get_abs_pos',
+    'get_2d_sincos_pos_embed',
+    'get_2d_sincos_pos_embed_from_grid',
+    'get_1d_sincos_pos_embed_from_grid',
+    'Resampler',
+  )
+  c = case.SLIME
+  module = resampler(c['side'], c['width'], c['heads'], kv_dim=c['width'])
+  x = torch.from_numpy(case.draw('slime', 2, c['crop'] ** 2, c['width']))
+  out = {
+    'slime/resampled': with_weights(
+      module,
+      case.slime_shapes(),
+      lambda m: m(x, tgt_size=(c['crop'], c['crop'])),
+      rules=case.SLIME_RULES,
+    ),
+    'slime/parameters': count(lambda: resampler(12, 1024, 8, kv_dim=1024)),
+  }
+  *_, sampler = take(
+    folder / 'builder.py',
+    'softmax_with_temperature',
+    'TextGuidedRouterCosine',
+    'TextGuidedSampler',
+    Resampler=lambda **_: None,
+  )
+  width = c['width']
+  tokens = torch.from_numpy(case.draw('slime_x', case.SLIME_TOKENS, width))
+  text = torch.from_numpy(case.draw('slime_text', case.SLIME_WORDS, width))
+  for words, mass in case.SLIME_CASES:
+    config = types.SimpleNamespace(
+      mm_resampler_dim=9,
+      mm_resampler_topp=mass,
+      mm_resampler_temp=1.0,
+      mm_hidden_size=width,
+      hidden_size=width,
+      pad_token_id=0,
+    )
+    module = sampler('cosine', config).eval()
+    there = torch.arange(case.SLIME_WORDS) < words
+    kept = module(tokens, text, there)
+    same = (kept[:, None] == tokens[None]).all(dim=-1)
+    out[f'slime/{words}/{mass}'] = same.int().argmax(dim=1).numpy()
+  return out
+
+
+def hicom(root):
+  path = root / 'HICom/hicom/model/projector.py'
+  names = (
+    'get_3d_position_embedding',
+    'IdentityMap',
+    'MultiheadAttention',
+    'build_mlp',
+    'GuideInjector',
+    'LocalCompressor',
+    'GlobalCompressor',
+  )
+  c = case.HICOM
+  given = {
+    'is_deepspeed_zero3_enabled': lambda: False,
+    'Optional': typing.Optional,
+    'Tuple': tuple,
+  }
+  swap = {1152: c['width'], 128: 4}
+  *_, local, everywhere = take(path, *names, swap=swap, **given)
+  config = lambda width, out, frames: types.SimpleNamespace(
+    mm_vision_tower='siglip-so400m-patch14-384',
+    mm_hidden_size=width,
+    hidden_size=out,
+    max_num_frames=frames,
+  )
+  out = {}
+
+  def run(module, key, shapes, guide, scale, width, **kwargs):
+    x, joint, text, words = (
+      torch.from_numpy(a) for a in case.hicom_inputs(width)
+    )
+    frames = x.reshape(*c['grid'], -1)
+    joint = joint.reshape(*c['grid'], -1)
+    scale = None if scale is None else torch.tensor(scale)
+    # The embeddings of images and texts share a space where the text asks.
+    joint = joint if guide == 'direct' and width == c['width'] else None
+    out[key] = with_weights(
+      module,
+      shapes,
+      lambda m: m(
+        frames,
+        joint,
+        words if guide == 'fine' else text,
+        'video',
+        scale,
+        None if scale is None else torch.tensor(-3.0),
+      ).reshape(-1, c['out']),
+      rules=case.HICOM_RULES,
+      **kwargs,
+    )
+
+  for name, (guide, adapt, scale) in case.HICOM_LOCAL.items():
+    module = local(
+      config(c['width'], c['out'], 8),
+      *c['sizes'],
+      *(part in adapt for part in 'qkvg'),
+      force_use_guide=guide,
+    )
+    shapes = case.local_shapes(guide, adapt)
+    run(module, f'hicom/local/{name}', shapes, guide, scale, c['width'])
+  for name, (guide, adapt, scale) in case.HICOM_GLOBAL.items():
+    module = everywhere(
+      config(c['wide'], c['out'], 8),
+      case.HICOM_QUERIES,
+      True,
+      'g' in adapt,
+      force_use_guide=guide,
+    )
+    shapes = case.global_shapes(guide, adapt)
+    fixed = ('query',) if guide == 'direct' else ()
+    run(
+      module, f'hicom/global/{name}', shapes, guide, scale, c['wide'],
+      fixed=fixed,
+    )  # fmt: skip
+  *_, local, everywhere = take(path, *names, **given)
+  full = config(1152, 3584, 1)
+  out['hicom/local/parameters'] = count(
+    lambda: local(full, 4, 3, force_use_guide='direct')
+  )
+  out['hicom/global/parameters'] = count(
+    lambda: everywhere(full, 32, force_use_guide='coarse')
+  )
+  return out
+
+
 def main():
   root = pathlib.Path(sys.argv[1])
   out = {}
-  for method in (m3, mqt, packer, quecc, volta, monkey):
+  for method in (m3, mqt, packer, quecc, volta, monkey, slime, hicom):
     with contextlib.redirect_stdout(io.StringIO()):
       out |= method(root)
   np.savez_compressed(case.GOLDEN, **out)

@@ -67,3 +67,14 @@ def quecc(stride):
     },
     'attn': attention(drawn, 'clip_attn'),
   }
+
+
+def slime():
+  drawn = redraw(case.slime_shapes(), rules=case.SLIME_RULES)
+  return {
+    'query': drawn['query'],
+    'attn': attention(drawn, 'attn'),
+    'norm_q': norm(drawn, 'ln_q'),
+    'norm_x': norm(drawn, 'ln_kv'),
+    'norm_out': norm(drawn, 'ln_post'),
+  }

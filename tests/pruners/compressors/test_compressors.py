@@ -50,6 +50,14 @@ CASES = {
     (36, 1024),
     'quecc/parameters',
   ),
+  'slime': (
+    compressors.SliMEResampler(side=3, width=WIDTH, heads=2, grid=GRID),
+    (image(),),
+    compressors.SliMEResampler(),
+    ((576, 1024),),
+    (144, 1024),
+    'slime/parameters',
+  ),
 }
 every = pytest.mark.parametrize('name', CASES)
 

@@ -93,3 +93,15 @@ def test_quecc(stride):
   )
   text = case.draw('quecc_text', 2, 1, c['text'])[:, 0]
   check(run(module, weights.quecc(stride), x, levels, text), f'quecc/{stride}')
+
+
+def test_slime_resampler():
+  c = case.SLIME
+  module = compressors.SliMEResampler(
+    side=c['side'],
+    width=c['width'],
+    heads=c['heads'],
+    grid=(c['crop'], c['crop']),
+  )
+  x = case.draw('slime', 2, c['crop'] ** 2, c['width'])
+  check(run(module, weights.slime(), x), 'slime/resampled')

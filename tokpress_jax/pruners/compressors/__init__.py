@@ -20,6 +20,7 @@ from tokpress_jax.pruners.compressors.parts import (
   spans,
 )
 from tokpress_jax.pruners.compressors.quecc import QueCC
+from tokpress_jax.pruners.compressors.slime import SliME, SliMEResampler
 from tokpress_jax.pruners.compressors.token_flex import TokenFLEX
 from tokpress_jax.pruners.compressors.token_packer import TokenPacker
 
@@ -31,6 +32,8 @@ __all__ = [
   'LLaVolta',
   'Projector',
   'QueCC',
+  'SliME',
+  'SliMEResampler',
   'TokenFLEX',
   'TokenPacker',
   'as_tokens',
