@@ -78,3 +78,54 @@ def slime():
     'norm_x': norm(drawn, 'ln_kv'),
     'norm_out': norm(drawn, 'ln_post'),
   }
+
+
+def adapted(drawn, name):
+  out = {
+    'norm': norm(drawn, f'{name}_norm'),
+    'alpha': drawn[f'{name}_alpha'],
+  }
+  if f'{name}_proj.weight' in drawn:
+    return out | {'fc1': linear(drawn, f'{name}_proj')}
+  return out | {'mlp': mlp(drawn, f'{name}_proj')}
+
+
+def projections(drawn, name):
+  return {
+    key: linear(drawn, f'{name}.{key}_proj') for key in ('q', 'k', 'v', 'out')
+  }
+
+
+def guide(drawn, kind, adapt):
+  name, out = 'guide_injector', {}
+  if f'{name}.text2qk_proj.0.weight' in drawn:
+    out['project'] = mlp(drawn, f'{name}.text2qk_proj')
+  if 'g' in adapt:
+    out['adapt'] = adapted(drawn, f'{name}.guide')
+  if kind == 'coarse':
+    out['modulation'] = mlp(drawn, f'{name}.coarse_proj')
+  if kind == 'fine':
+    out['attn'] = projections(drawn, f'{name}.fine_proj')
+  if kind in ('coarse', 'fine'):
+    out['norm'] = norm(drawn, f'{name}.{kind}_norm')
+  return {'guide': out} if out else {}
+
+
+def hicom_local(kind, adapt):
+  drawn = redraw(case.local_shapes(kind, adapt), rules=case.HICOM_RULES)
+  parts = {f'adapt_{x}': adapted(drawn, x) for x in 'qkv' if x in adapt}
+  return {
+    **guide(drawn, kind, adapt),
+    **parts,
+    'readout': mlp(drawn, 'readout'),
+  }
+
+
+def hicom_global(kind, adapt):
+  drawn = redraw(case.global_shapes(kind, adapt), rules=case.HICOM_RULES)
+  return {
+    **guide(drawn, kind, adapt),
+    'query': drawn['query'],
+    'attn': projections(drawn, 'attn_layer'),
+    'readout': mlp(drawn, 'readout'),
+  }

@@ -105,3 +105,52 @@ def test_slime_resampler():
   )
   x = case.draw('slime', 2, c['crop'] ** 2, c['width'])
   check(run(module, weights.slime(), x), 'slime/resampled')
+
+
+def hicom_call(module, params, width, kind, scale):
+  x, joint, text, words = (a[None] for a in case.hicom_inputs(width))
+  given = {}
+  if kind == 'direct' and width == case.HICOM['width']:
+    given['joint'] = joint
+  if scale is not None:
+    given['logit_scale'] = jnp.float32(scale)
+  text = words if kind == 'fine' else text
+  return run(module, params, x, text, **given)[0]
+
+
+@pytest.mark.parametrize('name', case.HICOM_LOCAL)
+def test_hicom_local(name):
+  c = case.HICOM
+  kind, adapt, scale = case.HICOM_LOCAL[name]
+  module = compressors.HIComLocal(
+    grid=c['grid'],
+    sizes=(c['sizes'][0], c['sizes'][1], c['sizes'][1]),
+    width=c['width'],
+    out=c['out'],
+    guide=kind,
+    adapt=adapt,
+    heads=c['width'] // 4,
+  )
+  params = weights.hicom_local(kind, adapt)
+  got = hicom_call(module, params, c['width'], kind, scale)
+  check(got, f'hicom/local/{name}')
+
+
+@pytest.mark.parametrize('name', case.HICOM_GLOBAL)
+def test_hicom_global(name):
+  c = case.HICOM
+  kind, adapt, scale = case.HICOM_GLOBAL[name]
+  module = compressors.HIComGlobal(
+    queries=case.HICOM_QUERIES,
+    grid=c['grid'],
+    width=c['wide'],
+    out=c['out'],
+    guide=kind,
+    adapt=adapt,
+    heads=c['wide'] // 4,
+  )
+  params = weights.hicom_global(kind, adapt)
+  got = hicom_call(module, params, c['wide'], kind, scale)
+  check(got, f'hicom/global/{name}')
+  # The published code's direct guidance: every query is the text.
+  assert (np.ptp(got, axis=0).max() < 1e-5) == (kind == 'direct')

@@ -61,13 +61,13 @@ def test_padding_does_not_change_a_row():
 def test_capacity_cuts_the_least_alike():
   want = golden(6, 0.5)
   tokens, signals = tokens_of([SLOTS]), texts([6])
-  few = compressors.SliME(mass=0.5, budget=5)
-  assert len(want) > 5
+  few = compressors.SliME(mass=0.5, budget=4)
+  assert len(want) > 4
   result = jax.jit(few.plan)(tokens, signals)
-  assert result.index.shape == (1, 5) and result.valid.all()
+  assert result.index.shape == (1, 4) and result.valid.all()
   share = np.asarray(few.probability(tokens, signals))[0]
   np.testing.assert_allclose(share.sum(), 1, rtol=1e-5)
-  best = np.argsort(-share)[:5]
+  best = np.argsort(-share)[:4]
   assert kept(result, 0) == sorted(best) and set(best) <= set(want)
 
 

@@ -4,6 +4,7 @@ They take tokens [B, N, D] of a grid in raster order, crops as rows of the
 batch, and give [B, K, D] at static K; `as_tokens` makes `Tokens` of these.
 """
 
+from tokpress_jax.pruners.compressors.hicom import HIComGlobal, HIComLocal
 from tokpress_jax.pruners.compressors.llavolta import Curriculum, LLaVolta
 from tokpress_jax.pruners.compressors.m3 import M3, nested_loss, nested_pool
 from tokpress_jax.pruners.compressors.mini_monkey import (
@@ -29,6 +30,8 @@ __all__ = [
   'MQT',
   'Attend',
   'Curriculum',
+  'HIComGlobal',
+  'HIComLocal',
   'LLaVolta',
   'Projector',
   'QueCC',

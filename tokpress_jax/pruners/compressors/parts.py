@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.nn import LayerNorm
+from tokpress_jax.nn import LayerNorm, l2_normalize
 from tokpress_jax.nn.attention import dot_product_attention
 from tokpress_jax.nn.positions import grid_positions, sincos
 from tokpress_jax.nn.products import Dense
@@ -61,6 +61,7 @@ class Attend(nn.Module):
     *,
     mask: Array | None = None,
     regions: np.ndarray | None = None,
+    logit_scale: Array | None = None,
   ) -> Array:
     """Attends.
 
@@ -70,6 +71,8 @@ class Attend(nn.Module):
       value: [B, N, D].
       mask: bool [B, N], what may be attended to; all if None.
       regions: int [R, S], the tokens that each query may attend to.
+      logit_scale: float32 [], for queries and keys of length 1 (over all heads)
+        whose products are multiplied by its exponential, as in CLIP.
 
     Returns:
       [B, T, D].
@@ -83,20 +86,24 @@ class Attend(nn.Module):
         f'{self.heads} heads do not divide {width} features; change one'
       )
 
+    unit = logit_scale is not None
+
     def heads(x: Array, name: str) -> Array:
       x = dense(width, self.dtype, name)(x)
+      x = l2_normalize(x) if unit and name != 'v' else x
       x = x.reshape(*x.shape[:2], self.heads, -1)
       x = jnp.broadcast_to(x, (batch, *x.shape[1:]))
       return x.swapaxes(1, 2)  # [B, A, T or N, E]
 
     q, k, v = heads(query, 'q'), heads(key, 'k'), heads(value, 'v')
-    out = (
-      dot_product_attention(
-        q, k, v, mask=None if mask is None else mask[:, None, None]
-      )
-      if regions is None
-      else attend_in_regions(q, k, v, regions=regions, mask=mask)
-    )
+    scale = None if logit_scale is None else 1.0
+    if logit_scale is not None:
+      q = q * jnp.exp(logit_scale).astype(q.dtype)
+    if regions is None:
+      rows = None if mask is None else mask[:, None, None]
+      out = dot_product_attention(q, k, v, mask=rows, scale=scale)
+    else:
+      out = attend_in_regions(q, k, v, regions=regions, mask=mask, scale=scale)
     out = out.swapaxes(1, 2).reshape(batch, -1, width)
     return dense(width, self.dtype, 'out')(out)
 
@@ -108,7 +115,7 @@ def attend_in_regions(
   *,
   regions: np.ndarray,
   mask: Array | None = None,
-  scale: Array | float | None = None,
+  scale: float | None = None,
 ) -> Array:
   """Attention of one query for each region to the region's tokens.
 
@@ -133,14 +140,12 @@ def attend_in_regions(
 
   if mask is not None:
     mask = mask[:, regions].reshape(-1, 1, 1, regions.shape[1])
-  if scale is not None:
-    q = q * jnp.asarray(scale, q.dtype)
   out = dot_product_attention(
     rows(q),
     split(k),
     split(v),
     mask=mask,
-    scale=None if scale is None else 1.0,
+    scale=scale,
   )
   return out.reshape(batch, len(regions), number, -1).swapaxes(1, 2)
 
