@@ -1,5 +1,7 @@
 """Mini-Monkey's scale compression against NumPy, row by row."""
 
+import functools
+
 import compressors_case as case
 import jax
 import jax.numpy as jnp
@@ -42,15 +44,22 @@ def by_hand(row, attention):
   return [*range(start), *sorted(best), *range(stop, length)]
 
 
+@functools.partial(jax.jit, static_argnames='capacity')
+def compressed(tokens, attention, fine, *, capacity=KEPT, rows=None):
+  return compressors.scale_compression(
+    tokens, attention, fine=fine, capacity=capacity, rows=rows
+  )
+
+
 def test_the_kept_tokens_are_the_official_ones():
   c = case.MONKEY
   count = c['crop'] * c['crops'][0] * c['crops'][1]
   at, stop = np.arange(c['length']), c['start'] + count
   fine = np.broadcast_to((at >= c['start']) & (at < stop), (2, c['length']))
-  result = compressors.scale_compression(
+  result = compressed(
     Tokens.create(jnp.zeros((2, c['length'], 1))),
     jnp.asarray(case.monkey_attention()),
-    fine=jnp.asarray(fine),
+    jnp.asarray(fine),
     capacity=c['length'] - count // 2,
   )
   with np.load(case.GOLDEN) as file:
@@ -58,13 +67,6 @@ def test_the_kept_tokens_are_the_official_ones():
       want = file[f'monkey/{row}'].tolist()
       assert stop not in want  # which the official code forgets
       assert result.index[row].tolist() == sorted([*want, stop])
-
-
-@jax.jit
-def compressed(tokens, attention, fine):
-  return compressors.scale_compression(
-    tokens, attention, fine=fine, capacity=KEPT
-  )
 
 
 def test_the_half_that_is_read_stays():
@@ -99,9 +101,7 @@ def test_the_rows_alone_are_enough():
     number = min(length - stop, 6)
     rows[i, :number] = True
     some[i, :, :number] = attention[i, :, stop : stop + number]
-  result = compressors.scale_compression(
-    tokens, jnp.asarray(some), fine=fine, capacity=KEPT, rows=jnp.asarray(rows)
-  )
+  result = compressed(tokens, jnp.asarray(some), fine, rows=jnp.asarray(rows))
   for i, (length, _, stop) in enumerate(ROWS[:2]):
     assert length - stop <= 6
     got = np.asarray(result.index[i])[np.asarray(result.valid[i])]
@@ -110,9 +110,7 @@ def test_the_rows_alone_are_enough():
 
 def test_fine_tokens_go_before_others_where_there_is_no_room():
   tokens, attention, fine = make()
-  result = compressors.scale_compression(
-    tokens, jnp.asarray(attention), fine=fine, capacity=10
-  )
+  result = compressed(tokens, jnp.asarray(attention), fine, capacity=10)
   kept = np.asarray(result.index[0])
   assert set(kept) >= {0, 1, *range(10, 16)}
   assert len(set(kept) & set(by_hand(0, attention))) == 10

@@ -361,7 +361,9 @@ def small(
 
   def resize(y: Array) -> Array:
     y = y.reshape(len(y), *grid, -1)
-    y = jnp.einsum('pt,qh,rw,bthwd->bpqrd', *each, y, precision='highest')
+    for axis, matrix in enumerate(each, 1):
+      y = jnp.tensordot(matrix, y, axes=(1, axis), precision='highest')
+      y = jnp.moveaxis(y, 0, axis)
     return y.reshape(len(y), -1, y.shape[-1])
 
   y = x.astype(jnp.float32)
