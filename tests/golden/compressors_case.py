@@ -33,6 +33,9 @@ MONKEY = {'length': 20, 'start': 3, 'crop': 4, 'crops': (1, 2), 'heads': 3}
 SLIME = {'side': 3, 'width': 8, 'heads': 2, 'crop': 6}
 SLIME_TOKENS, SLIME_WORDS = 24, 6
 SLIME_CASES = ((6, 0.5), (5, 0.95), (6, 1.0))
+# TokenFLEX: a grid of 7 x 7, sides of new ones.
+FLEX = {'side': 7, 'width': 8, 'out': 6}
+FLEX_SIDES = (2, 3, 5, 7)
 # HICom: frames, rows and columns, regions of 4 x 3 x 3, features of images and
 # texts, of the global compressor, out; words. Name to guide, what is adapted,
 # and the logarithm of the logits' scale.
@@ -210,3 +213,13 @@ def hicom_inputs(width):
     draw('hicom_text', HICOM['width']),
     draw('hicom_words', HICOM_WORDS, HICOM['width']),
   )
+
+
+def flex_shapes():
+  width = FLEX['width']
+  return {
+    **norm('mlp.layernorm', width),
+    **layer('mlp.f1', 3 * width, width),
+    **layer('mlp.f2', 3 * width, width),
+    **layer('mlp.g', FLEX['out'], 3 * width),
+  }

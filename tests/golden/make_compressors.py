@@ -24,6 +24,8 @@ Beckschen/LLaVolta 31ec1516ac282b7aa53a0d11e476f7295523ed3e (Apache-2.0):
 Yuliang-Liu/Monkey 498e1d92baffad55ced3f661ecaa9c4c53b400c6 (MIT):
   project/mini_monkey/internvl/model/internvl_chat/modeling_minimonkey_chat.py,
   generate, with a language model that gives the attention of the case
+LiAutoAD/Ristretto-3B on huggingface.co (MIT): projector.py,
+  TokenAdaptiveProjector
 yfzhang114/SliME 5c89ec9fbc3dc3579323b01c8ce1dad69fa8c61b (Apache-2.0):
   llava/model/multimodal_resampler/sampler.py, Resampler; builder.py beside it,
   TextGuidedSampler with cosines, what it gives being numbers of tokens
@@ -303,6 +305,21 @@ def monkey(root):
   return out
 
 
+def flex(root):
+  path = root / 'Ristretto-3B/projector.py'
+  *_, projector = take(path, 'FFN', 'TokenAdaptiveProjector')
+  c = case.FLEX
+  x = torch.from_numpy(case.draw('flex', 2, c['side'] ** 2, c['width']))
+  module = projector(c['width'], c['out'], 256)
+  out = {
+    f'flex/{side}': with_weights(
+      module, case.flex_shapes(), lambda m, n=side**2: m(x, n)
+    )
+    for side in case.FLEX_SIDES
+  }
+  return out | {'flex/parameters': count(lambda: projector(1152, 3584, 256))}
+
+
 def slime(root):
   folder = root / 'SliME/llava/model/multimodal_resampler'
   *_, resampler = take(
@@ -440,7 +457,7 @@ def hicom(root):
 def main():
   root = pathlib.Path(sys.argv[1])
   out = {}
-  for method in (m3, mqt, packer, quecc, volta, monkey, slime, hicom):
+  for method in (m3, mqt, packer, quecc, volta, monkey, flex, slime, hicom):
     with contextlib.redirect_stdout(io.StringIO()):
       out |= method(root)
   np.savez_compressed(case.GOLDEN, **out)

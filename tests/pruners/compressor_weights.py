@@ -80,6 +80,15 @@ def slime():
   }
 
 
+def flex():
+  drawn = redraw(case.flex_shapes())
+  names = {'gate': 'f1', 'value': 'f2', 'out_proj': 'g'}
+  return {
+    'norm': norm(drawn, 'mlp.layernorm'),
+    **{ours: linear(drawn, f'mlp.{name}') for ours, name in names.items()},
+  }
+
+
 def adapted(drawn, name):
   out = {
     'norm': norm(drawn, f'{name}_norm'),

@@ -107,6 +107,14 @@ def test_slime_resampler():
   check(run(module, weights.slime(), x), 'slime/resampled')
 
 
+@pytest.mark.parametrize('side', case.FLEX_SIDES)
+def test_token_flex(side):
+  c = case.FLEX
+  module = compressors.TokenFLEX(grid=(c['side'], c['side']), out=c['out'])
+  x = case.draw('flex', 2, c['side'] ** 2, c['width'])
+  check(run(module, weights.flex(), x, side=side), f'flex/{side}')
+
+
 def hicom_call(module, params, width, kind, scale):
   x, joint, text, words = (a[None] for a in case.hicom_inputs(width))
   given = {}

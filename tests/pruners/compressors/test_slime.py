@@ -104,6 +104,32 @@ def test_crops_that_are_missing_are_not_kept():
   assert kept(result, 0) == kept(result, 1) == list(range(8))
 
 
+def test_from_crops_to_what_a_text_keeps():
+  # Two images of up to 3 crops, the second has one.
+  x = jnp.asarray(case.draw('slime_crops', 6, 36, WIDTH))
+  there = jnp.asarray([True, True, True, True, False, False])
+  module = compressors.SliMEResampler(side=2, width=WIDTH, heads=2, grid=(6, 6))
+  signals, pruner = texts([6, 6]), compressors.SliME(mass=0.6, budget=8)
+  variables = jax.jit(module.init)(jax.random.key(0), x)
+
+  @jax.jit
+  def run(x):
+    few = compressors.as_tokens(
+      module.apply(variables, x), grid=(6, 6), new_grid=(2, 2), valid=there
+    )
+    row, _ = pruners.join_crops(few, crops=3)
+    return pruner(row, signals)[0]
+
+  out = run(x)
+  assert out.features.shape == (2, 8, WIDTH)
+  assert set(np.asarray(out.owner[1]).tolist()) == {0, -1}
+  assert 0 < out.valid[1].sum() <= 4
+  np.testing.assert_allclose(out.mass[0, 0], 9)
+  assert out.source_count.tolist() == [108, 36]
+  junk = run(jnp.where(there[:, None, None], x, 7.0))
+  np.testing.assert_allclose(out.features, junk.features, atol=1e-6)
+
+
 def test_what_does_not_fit_is_refused():
   with pytest.raises(UserError, match=r'mass=1\.5'):
     compressors.SliME(mass=1.5)

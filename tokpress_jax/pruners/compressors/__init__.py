@@ -22,7 +22,10 @@ from tokpress_jax.pruners.compressors.parts import (
 )
 from tokpress_jax.pruners.compressors.quecc import QueCC
 from tokpress_jax.pruners.compressors.slime import SliME, SliMEResampler
-from tokpress_jax.pruners.compressors.token_flex import TokenFLEX
+from tokpress_jax.pruners.compressors.token_flex import (
+  TokenFLEX,
+  pooling_matrix,
+)
 from tokpress_jax.pruners.compressors.token_packer import TokenPacker
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
   'grid_regions',
   'nested_loss',
   'nested_pool',
+  'pooling_matrix',
   'random_prefix',
   'readers',
   'scale_compression',

@@ -1,7 +1,7 @@
 """HICom: an instruction decides what is kept of a video, near and far.
 
 Liu et al., "Hybrid-level instruction injection for video token compression in
-multi-modal large language models" (2025, arXiv:2503.16036), section 3. The
+multi-modal large language models" (2025, arXiv:2503.16036). The
 local compressor makes one token of each 4 frames x 3 x 3 places, by attention
 of the region's mean-like query to its tokens; the global one lets 32 learned
 queries look at the whole video. The instruction goes into the queries:
@@ -16,10 +16,10 @@ regions do not divide the grid they overlap (`parts.spans`).
 
 As in the official code, the local compressor has one head and no projections.
 SigLIP's bias, one number added to all logits, is left out: a softmax is blind
-to it. The published scripts ask for 'direct' guidance of both compressors (the
-suffix `_coarse` of the projector's name is not read); the global queries are
-then one and the same, and so are its tokens, for which 'coarse' is our default.
-Ours are batches, masks, and regions that the official code cannot divide.
+to it. The paper guides the local one directly and the global one coarsely,
+which are our defaults. The published scripts ask for 'direct' guidance of both
+(the suffix `_coarse` of the projector's name is not read); the global queries
+are then one and the same, and so are its tokens. Ours are batches, masks, and regions that the official code cannot divide.
 
 Dimension letters: B batch, T frames, H rows and W columns, N = T H W tokens, R
 regions, K queries, M words, D features, E features of the text, F features out.

@@ -1,7 +1,7 @@
 """LLaVolta: a language model trained on pooled visual tokens, then on all.
 
 Chen et al., "Efficient large multi-modal models via visual context compression"
-(2024, arXiv:2406.20092), sections 3.2 and 3.3. Before some layer of the
+(2024, arXiv:2406.20092). Before some layer of the
 language model the visual tokens of an image are averaged, every `stride`
 neighbours of the row. Over training the stride falls and the layer rises, until
 nothing is pooled: training is cheaper, inference is on all tokens.

@@ -1,6 +1,6 @@
 """M3: one model for nested numbers of visual tokens, by average pooling.
 
-Cai et al., "Matryoshka Multimodal Models" (2024, arXiv:2405.17430), section 3.
+Cai et al., "Matryoshka Multimodal Models" (2024, arXiv:2405.17430).
 The tokens of a grid are averaged in windows after the projector, 576 to 144,
 36, 9 or 1; a batch is trained at all numbers, and the loss is their mean.
 Nothing is learned here: the language model learns to read each.

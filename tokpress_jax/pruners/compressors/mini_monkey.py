@@ -1,11 +1,11 @@
 """Mini-Monkey's scale compression: of the fine crops, the half that is read.
 
 Huang et al., "Mini-Monkey: alleviating the semantic sawtooth effect for
-lightweight MLLMs via complementary image pyramid" (2024, arXiv:2408.02034),
-section 3.3. An image is given in two tilings. Two layers of the language model
-run on all; what everything behind the fine tiling pays to its tokens in the
-second layer, on average over heads, says which half of them stays. The model
-then starts again on the shorter row, positions counted anew.
+lightweight MLLMs via complementary image pyramid" (2024, arXiv:2408.02034).
+An image is given in two tilings. Two layers of the language model run on all;
+what everything behind the fine tiling pays to its tokens in the second layer,
+on average over heads, says which half of them stays. The model then starts
+again on the shorter row, positions counted anew.
 
 The official code takes one row at a time, and when it puts the row together it
 leaves out the token behind the compressed ones, by mistake; here it stays.

@@ -1,7 +1,7 @@
 """MQT: a prefix of learned queries that look at an image once.
 
 Hu et al., "Matryoshka Query Transformer for large vision-language models"
-(2024, arXiv:2405.19315), section 3. Of 256 queries the first m are used, m any
+(2024, arXiv:2405.19315). Of 256 queries the first m are used, m any
 number at inference and a random even one at each training step. Keys carry
 position only, as in the official code: what a token holds is in the values.
 

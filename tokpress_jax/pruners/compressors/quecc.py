@@ -1,7 +1,7 @@
 """QueCC: windows become one token each, in the light of the user's question.
 
 Li et al., "Inference optimal VLMs need fewer visual tokens and more parameters"
-(2024, arXiv:2411.03312), section 4. An embedding of the question is added to
+(2024, arXiv:2411.03312). An embedding of the question is added to
 the image's tokens, a depth-wise convolution makes queries of them, and each
 attends to its window's tokens, as in TokenPacker.
 

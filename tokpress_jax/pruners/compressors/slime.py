@@ -1,7 +1,7 @@
 """SliME: crops become few tokens each, of which a text picks the most alike.
 
 Zhang et al., "Beyond LLaVA-HD: diving into high-resolution large multimodal
-models" (2024, arXiv:2406.08487), sections 3.2 and 3.3. Learned queries resample
+models" (2024, arXiv:2406.08487). Learned queries resample
 each crop of a large image (`SliMEResampler`); after the language model's
 projector a router without parameters (`SliME`) keeps the tokens that resemble
 the text, the fewest whose probabilities exceed a share.

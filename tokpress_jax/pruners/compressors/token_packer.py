@@ -1,7 +1,7 @@
 """TokenPacker: coarse queries that draw in the details of their region.
 
 Li et al., "TokenPacker: efficient visual projector for multimodal LLM" (2024,
-arXiv:2407.02392), section 3.2. A query is a window of s x s tokens made one by
+arXiv:2407.02392). A query is a window of s x s tokens made one by
 bilinear resizing; it attends to the window's tokens, whose keys and values are
 of several layers of the tower. An MLP follows.
 
