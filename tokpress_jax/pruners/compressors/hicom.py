@@ -1,10 +1,11 @@
 """HICom: an instruction decides what is kept of a video, near and far.
 
 Liu et al., "Hybrid-level instruction injection for video token compression in
-multi-modal large language models" (2025, arXiv:2503.16036). The
-local compressor makes one token of each 4 frames x 3 x 3 places, by attention
-of the region's mean-like query to its tokens; the global one lets 32 learned
-queries look at the whole video. The instruction goes into the queries:
+multi-modal large language models" (2025, arXiv:2503.16036). The local
+compressor makes one token of each 4 frames x 3 x 3 places, by attention of a
+query that is the region made small to the region's tokens; the global one lets
+32 learned queries look at the whole video. The instruction goes into the
+queries:
 
 'direct'  it is the query (images and texts share SigLIP's space);
 'coarse'  its pooled embedding scales and shifts the queries;
@@ -19,7 +20,8 @@ SigLIP's bias, one number added to all logits, is left out: a softmax is blind
 to it. The paper guides the local one directly and the global one coarsely,
 which are our defaults. The published scripts ask for 'direct' guidance of both
 (the suffix `_coarse` of the projector's name is not read); the global queries
-are then one and the same, and so are its tokens. Ours are batches, masks, and regions that the official code cannot divide.
+are then one and the same, and so are its tokens. Ours are batches, masks, and
+regions that the official code cannot divide.
 
 Dimension letters: B batch, T frames, H rows and W columns, N = T H W tokens, R
 regions, K queries, M words, D features, E features of the text, F features out.
