@@ -1,0 +1,84 @@
+"""TokenPacker: coarse queries that draw in the details of their region.
+
+Li et al., "TokenPacker: efficient visual projector for multimodal LLM" (2024,
+arXiv:2407.02392). A query is a window of s x s tokens made one by
+bilinear resizing; it attends to the window's tokens, whose keys and values are
+of several layers of the tower. An MLP follows.
+
+Beyond the official code: any grid. As there, the output of the attention is not
+added to the query.
+
+Dimension letters: B batch, N tokens of a grid, K new tokens, D features, J
+features of the joined layers, F features out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from tokpress_jax.nn.resize import resize
+from tokpress_jax.pruners.compressors import parts
+from tokpress_jax.types import Array
+
+
+class TokenPacker(nn.Module):
+  """The projector; the defaults are the released model's.
+
+  Attributes:
+    stride: s, 2, 3 or 4 for 144, 64 or 36 tokens of 576.
+    grid: (H, W) of the image's tokens.
+    width: D.
+    heads: of the attention.
+    out: F, of the language model.
+    dtype: of the matrix products.
+  """
+
+  stride: int = 2
+  grid: tuple[int, int] = (24, 24)
+  width: int = 1024
+  heads: int = 8
+  out: int = 4096
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Array, levels: Array, *, mask: Array | None = None
+  ) -> Array:
+    """Makes tokens.
+
+    Args:
+      x: [B, N, D], of the tower's last layer but one.
+      levels: [B, N, J], layers joined along the features: 12, 16, 22 and 23 of
+        24 in the released models.
+      mask: bool [B, N], the image's tokens that may be attended to; all if
+        None.
+
+    Returns:
+      [B, K, F] in raster order.
+
+    Raises:
+      UserError: if x or levels is not the grid, or s does not divide it.
+    """
+    parts.check_grid(x, self.grid)
+    parts.check_grid(levels, self.grid)
+    small = parts.check_divides(self.grid, self.stride)
+    norm = lambda name: parts.norm(self.dtype, name)
+
+    def project(name: str) -> Array:
+      layers = parts.Projector((self.width,) * 2, dtype=self.dtype, name=name)
+      return norm(f'norm_{name}')(layers(levels))
+
+    coarse = resize(parts.split_grid(x, self.grid), small, method='bilinear')
+    coarse = coarse.reshape(x.shape[0], -1, x.shape[-1])
+    query = parts.dense(self.width, self.dtype, 'q', bias=False)(coarse)
+    y = parts.Attend(self.heads, dtype=self.dtype, name='attn')(
+      norm('norm_q')(query),
+      project('k'),
+      project('v'),
+      mask=mask,
+      regions=parts.grid_regions(self.grid, (self.stride,) * 2),
+    )
+    return parts.Projector((self.out,) * 2, dtype=self.dtype, name='mlp')(y)
