@@ -15,7 +15,7 @@ import pytest
 from tokpress_jax import models, pruners, registry
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import convert, safetensors
-from tokpress_jax.pruners import mergers, pitome, selectors
+from tokpress_jax.pruners import mergers, pitome, random_inputs, selectors
 from tokpress_jax.types import Ratio, Signals, Tokens
 
 ROWS, SLOTS = 4, 10
@@ -29,23 +29,24 @@ def make(lengths=(10, 6, 10, 3), *, num_protected=None):
   slots = np.arange(SLOTS)[None]
   valid = slots < np.array(lengths)[:, None]
   tokens = Tokens.create(
-    draw(ROWS, SLOTS, 4),
+    draw(ROWS, SLOTS, random_inputs.WIDTH),
     valid=jnp.asarray(valid),
     protected=jnp.asarray(valid & (slots == 0)),
     num_protected=num_protected,
   )
-  signals = Signals(
-    keys=draw(ROWS, 2, SLOTS, 4),
-    attention_row=jnp.exp(draw(ROWS, 2, SLOTS)),
-    rng=jax.random.split(jax.random.key(0), ROWS),
-  )
-  return tokens, signals
+  return tokens, random_inputs.make_inputs(
+    NEEDS, lengths=(SLOTS,) * ROWS, slots=SLOTS
+  )[1]
 
 
 def build(name, budget=None):
   if budget is None:
     budget = Ratio(ratio=1 / 2 if name == 'tome_kth' else 0.7)
   return registry.resolve(name)(budget=budget)
+
+
+# What any of them reads.
+NEEDS = frozenset().union(*(build(name).needs for name in METHODS))
 
 
 def said_by(call, *args, **kwargs):
@@ -83,7 +84,7 @@ def test_all_causes_of_a_pruner_at_once(name):
   causes = [
     'features of rows [1] hold NaN or infinity',
     'rows [3] are all padding; leave them out of the batch',
-    *(f'{n!r}' for n in needs),
+    *(str(n) for n in needs),
     *(['are needed but were not given'] if needs else []),
     *(['a budget of 12 tokens is outside 1 to 9'] if budget else []),
   ]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from tokpress_jax import pruners, registry
-from tokpress_jax.pruners import budgets
-from tokpress_jax.types import Ratio, Signals, Tokens
+from tokpress_jax.pruners import budgets, random_inputs
+from tokpress_jax.types import Ratio, Tokens
 
-ROWS, SLOTS, WIDTH, HEADS = 3, 12, 4, 2
+ROWS, SLOTS, WIDTH = 3, 12, random_inputs.WIDTH
 # Tokens before an earlier pruner, for budgets of the original number.
 SOURCE = 16
 # Unlike ones, the class token among them: whole, ragged, almost empty, equal.
@@ -44,6 +44,10 @@ def build(name, budget):
   return registry.resolve(name)(budget=budget, **MORE.get(name, {}))
 
 
+# What any of them reads.
+NEEDS = frozenset().union(*(build(*pair).needs for pair in COMBINATIONS))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def run(pruner, tokens, signals):
   TRACES[pruner] += 1
@@ -64,12 +68,9 @@ def make(lengths):
   tokens = tokens.replace(
     source_slots=SOURCE, source_count=tokens.source_count + SOURCE - SLOTS
   )
-  signals = Signals(
-    keys=draw(ROWS, HEADS, SLOTS, WIDTH),
-    attention_row=jnp.exp(draw(ROWS, HEADS, SLOTS)),
-    rng=jax.random.split(jax.random.key(sum(lengths)), ROWS),
-  )
-  return tokens, signals
+  return tokens, random_inputs.make_inputs(
+    NEEDS, lengths=(SLOTS,) * ROWS, slots=SLOTS, seed=sum(lengths)
+  )[1]
 
 
 def expected(name, budget, free, source):

@@ -604,7 +604,7 @@ def test_a_reduction_of_a_greedy_order():
       lambda s, m: selectors.farthest(
         lambda p: s, start=s, count=2, limit=9, **m
       ),
-      '1 to 4 slots, got 9',
+      'limit=9 is outside 1 to 4',
     ),
     (
       lambda s, m: selectors.farthest(
@@ -616,7 +616,7 @@ def test_a_reduction_of_a_greedy_order():
       lambda s, m: selectors.relevant_and_diverse(
         s, lambda p: s, count=2, limit=2, at_once=0, **m
       ),
-      'got 0',
+      'at_once=0 is outside 1 to 4',
     ),
     (
       lambda s, m: selectors.coverage(
