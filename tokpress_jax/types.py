@@ -84,8 +84,10 @@ class Tokens:
       kind: [B, N]; `VISION` if not given.
       owner: [B, N]; 0 if not given.
       protected: [B, N] bool; all False if not given.
-      num_protected: the most protected slots in a row, padding left out;
-        counted if `protected` is concrete, needed if it is traced.
+      num_protected: the most protected slots in a row; counted if `protected`
+        is concrete, needed if it is traced. Padding is counted too, so that it
+        is the same (and nothing compiles again) whatever the rows' lengths:
+        give the number where padding is marked as protected.
       grids: (T, H, W) of each owner.
 
     Returns:
@@ -102,10 +104,7 @@ class Tokens:
         )
       num_protected = 0
       if protected is not None:
-        counted = np.asarray(protected)
-        if valid is not None and not isinstance(valid, jax.core.Tracer):
-          counted = counted & np.asarray(valid)  # padding needs no slot
-        num_protected = int(counted.sum(axis=1).max())
+        num_protected = int(jax.device_get(protected).sum(axis=1).max())
     features = jnp.asarray(features)
     shape = features.shape[:2]
     if positions is None:

@@ -179,11 +179,15 @@ def test_protected_and_padded_rows():
     'a budget of 20 tokens is outside 1 to 9',
   ):
     assert cause in said
-  # Of padding it needs none, and a row with less keeps what it has.
+  # Padding is counted unless the number is given; a row with fewer protected
+  # tokens than that keeps what it has.
   at = np.arange(SLOTS)[None] < np.array([2, 1, 3, 0])[:, None]
   at = at | ~np.asarray(tokens.valid)
-  fewer = Tokens.create(tokens.features, valid=tokens.valid, protected=at)
-  assert fewer.num_protected == 3
+  create = functools.partial(
+    Tokens.create, tokens.features, valid=tokens.valid, protected=at
+  )
+  assert create().num_protected == 10
+  fewer = create(num_protected=3)
   fewer = fewer.replace(valid=fewer.valid.at[3, 0].set(True))
   out, _ = pruners.TopNorm(budget=4)(fewer)
   assert out.features.shape[1] == 3 + 4
