@@ -295,6 +295,12 @@ _ENTRIES = {
     ),
     _row('generator_task', 'task', 'train.tasks.generate:GeneratorTask'),
     _row('classifier_task', 'task', 'train.tasks.classify:ClassifierTask'),
+    _row(
+      'diffrate_task',
+      'task',
+      'train.tasks.diffrate:DiffRateTask',
+      paper='DiffRate, arXiv:2305.17997',
+    ),
   )
 }
 

@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
   @jax.jit
   def run(model, pixels, rng):
     images = images_lib.to_float(pixels)
-    return model(images, plan=plan, rng=rng), model(images)
+    return model(images, plan=plan, rng=rng), model(images, plan=())
 
   key = jax.random.key(flags.seed)
   pruned, whole = jax.device_get(run(model, squares[:1], key))

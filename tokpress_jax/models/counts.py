@@ -51,5 +51,5 @@ def model_flops(config: ViTConfig, plan: sites.Plan = ()) -> int:
   return flops.model_flops(
     token_counts(config, plan),
     width=config.width,
-    hidden=round(config.mlp_ratio * config.width),
+    hidden=config.shape.hidden,
   )

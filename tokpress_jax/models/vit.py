@@ -19,7 +19,7 @@ import numpy as np
 from flax import struct
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.models import sites, tower
+from tokpress_jax.models import masked, sites, tower
 from tokpress_jax.models.attention_pool import AttentionPool
 from tokpress_jax.nn import (
   Activation,
@@ -30,6 +30,7 @@ from tokpress_jax.nn import (
   patches,
 )
 from tokpress_jax.nn import positions as positions_lib
+from tokpress_jax.pruners import learned_rates, plans
 from tokpress_jax.types import (
   SPECIAL,
   VISION,
@@ -74,6 +75,8 @@ class ViTConfig:
     drop_path: rate at which the last layer's branches are dropped.
     remat: recompute activations in the backward pass.
     unroll: layers that a scan unrolls.
+    plan: the pruners that it was trained with, in which it runs unless a call
+      names others.
   """
 
   family: ClassVar[str] = 'model'
@@ -101,6 +104,7 @@ class ViTConfig:
   drop_path: float = 0.0
   remat: bool = False
   unroll: int = 1
+  plan: plans.PlanConfig = plans.PlanConfig()
 
   def __post_init__(self):
     if self.remainder == 'refuse':
@@ -166,6 +170,42 @@ class ViTConfig:
     )
     return StackConfig(
       depth=self.depth, block=block, remat=self.remat, unroll=self.unroll
+    )
+
+  @property
+  def shape(self) -> plans.Shape:
+    """What a plan has to know."""
+    return plans.Shape(
+      depth=self.depth,
+      tokens=self.num_tokens,
+      num_protected=self.num_special,
+      width=self.width,
+      hidden=round(self.mlp_ratio * self.width),
+    )
+
+  @property
+  def pairs(self) -> sites.Plan:
+    """The plan as (site, pruner) pairs."""
+    return self.plan.plan(self.shape)
+
+  def layers(
+    self, plan: sites.Plan, given: frozenset[str] = frozenset({'rng'})
+  ) -> dict[int, tuple[sites.Plan, sites.Plan]]:
+    """Sorts a plan by layer, see `sites.parse_plan`.
+
+    Args:
+      plan: (site, pruner) pairs.
+      given: signals beside the images and the blocks' own.
+
+    Raises:
+      UserError: if it cannot run in this ViT.
+    """
+    class_signals = sites.CLASS_SIGNALS if self.class_token else frozenset()
+    return sites.parse_plan(
+      plan,
+      self.depth,
+      gives=frozenset({'pixels'}) | given,
+      block_gives=sites.LAYER_SIGNALS | class_signals,
     )
 
   def build(self, *, dtype: Any = jnp.float32) -> ViT:
@@ -293,7 +333,7 @@ class ViT(nn.Module):
     self,
     images: Array,
     *,
-    plan: sites.Plan = (),
+    plan: sites.Plan | None = None,
     rng: Array | None = None,
     proportional: bool = True,
     deterministic: bool = True,
@@ -305,7 +345,7 @@ class ViT(nn.Module):
 
     Args:
       images: float [B, H, W, C] in [-1, 1].
-      plan: (site, pruner) pairs, static.
+      plan: (site, pruner) pairs, static; None takes the config's, () none.
       rng: a typed key, or one per row, for pruners that need one.
       proportional: whether merged keys weigh by their mass in attention (ToMe
         turns it off for MAE weights used as they are).
@@ -321,15 +361,11 @@ class ViT(nn.Module):
       UserError: if the images, the plan or `hidden` do not fit.
     """
     c = self.config
+    if plan is None:
+      plan = c.pairs
     if self.is_initializing():
       plan = ()  # parameters do not depend on it
-    class_signals = sites.CLASS_SIGNALS if c.class_token else frozenset()
-    layers = sites.parse_plan(
-      plan,
-      c.depth,
-      gives=frozenset({'pixels'} | ({'rng'} if rng is not None else set())),
-      block_gives=sites.LAYER_SIGNALS | class_signals,
-    )
+    layers = c.layers(plan, frozenset() if rng is None else frozenset({'rng'}))
     settings = tower.Settings(
       shared=Signals(pixels=images, rng=tower.row_keys(rng, images.shape[0])),
       proportional=proportional,
@@ -352,6 +388,33 @@ class ViT(nn.Module):
       reductions=state.reductions,
       sites=state.sites,
     )
+
+  def masked(self, images: Array, step: masked.Step) -> Array:
+    """Classifies images while masks stand for what would leave.
+
+    Args:
+      images: float [B, H, W, C] in [-1, 1].
+      step: see `models.masked`.
+
+    Returns:
+      Logits, float32 [B, V], with gradients to what `step` depends on.
+    """
+    if not self.config.class_token:
+      raise UserError(
+        'rates are learned from the attention of a class token, which this '
+        'ViT has not; set class_token=True'
+      )
+    tokens = self.embed(images)
+    ones = jnp.ones(tokens.valid.shape, jnp.float32)
+    state = learned_rates.Masked(features=tokens.features, mass=ones, mask=ones)
+    state = masked.run(self.stack, state, step)
+    left = dataclasses.replace(
+      tokens,
+      features=self.norm(state.features),
+      mass=state.mass * state.mask,
+      valid=state.mask > 0.5,
+    )
+    return self._read(left, True)[1]
 
   def _read(self, tokens: Tokens, proportional: bool) -> tuple[Array, Array]:
     """Pooled features and logits of the last tokens."""

@@ -37,6 +37,7 @@ from tokpress_jax.pruners.mergers import (
   windows,
 )
 from tokpress_jax.pruners.pitome import PiToMe, pitome_plan
+from tokpress_jax.pruners.plans import PlanConfig
 from tokpress_jax.pruners.positions import Members
 from tokpress_jax.pruners.reduction import (
   apply,
@@ -73,6 +74,7 @@ __all__ = [
   'LearnedRates',
   'Members',
   'PiToMe',
+  'PlanConfig',
   'Pruner',
   'PrunerProtocol',
   'Random',
