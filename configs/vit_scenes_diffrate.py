@@ -15,12 +15,15 @@ def get_config() -> Config:
   return dataclasses.replace(
     base,
     name='vit_scenes_diffrate',
-    task=DiffRateTask(classifier='runs/vit_scenes', flops=0.5, weight=1000.0),
+    task=DiffRateTask(
+      classifier='runs/vit_scenes',
+      flops=0.5,
+    ),
     train=TrainConfig(
-      steps=150,
+      steps=200,
       batch_size=64,
       log_every=25,
-      checkpoint_every=150,
+      checkpoint_every=200,
     ),
     optim=OptimConfig(learning_rate=0.1, final_scale=0.1),
   )

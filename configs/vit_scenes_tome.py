@@ -19,14 +19,12 @@ def get_config() -> Config:
     name='vit_scenes_tome',
     task=dataclasses.replace(base.task, model=model),
     train=TrainConfig(
-      steps=300,
+      steps=200,
       batch_size=64,
       ema_decay=0.98,
       init_from='runs/vit_scenes',
       log_every=50,
-      checkpoint_every=300,
+      checkpoint_every=200,
     ),
-    optim=dataclasses.replace(
-      base.optim, learning_rate=5e-4, warmup_steps=20
-    ),
+    optim=dataclasses.replace(base.optim, learning_rate=5e-4, warmup_steps=20),
   )

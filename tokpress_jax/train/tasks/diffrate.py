@@ -34,6 +34,9 @@ class DiffRateTask(Task):
     flops: the target, as a share of the FLOPs with all tokens.
     weight: of (share - target)^2. The official code has 5 (GFLOPs - target)^2:
       for DeiT-S, of 4.6 GFLOPs, that is 106.
+    free_steps: for so many steps the FLOPs do not count, so that rates under
+      which the classifier fails are left first (the official code's warm-up:
+      the first epoch).
     granularity: gap between two candidate numbers of tokens (1 in the paper, 4
       by default in its code).
     smoothing: of the labels.
@@ -44,6 +47,7 @@ class DiffRateTask(Task):
   classifier: str = ''
   flops: float = 0.5
   weight: float = 100.0
+  free_steps: int = 0
   granularity: int = 1
   smoothing: float = 0.0
 
@@ -126,14 +130,15 @@ class DiffRateTask(Task):
     return logits, flops / whole
 
   def _loss(self, variables: Variables, batch: Batch, rng: Any, step: Any):
-    del rng, step
+    del rng
     images = images_lib.to_float(batch['image'])
     logits, share = self._masked(variables, images)
     labels, mask = batch['label'], batch.get('valid')
     entropy = losses.cross_entropy(
       logits, labels, mask=mask, smoothing=self.smoothing
     )
-    loss = entropy + self.weight * (share - self.flops) ** 2
+    weight = jnp.where(step < self.free_steps, 0.0, self.weight)
+    loss = entropy + weight * (share - self.flops) ** 2
     found = {
       'cross_entropy': entropy,
       'flops': share,
