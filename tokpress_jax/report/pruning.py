@@ -298,9 +298,6 @@ def pruning_figure(
     viz.dress(axes, theme, title=title)
     axes.set_xlim(0.2, 1.02)
   row[0].set_ylabel('accuracy')
-  bottom = min(a.get_ylim()[0] for a in row)
-  for axes in row:
-    axes.set_ylim(bottom, max(a.get_ylim()[1] for a in row))
   figure.legend(
     list(lines.values()),
     list(lines),

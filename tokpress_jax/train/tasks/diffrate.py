@@ -30,6 +30,7 @@ class DiffRateTask(Task):
   """Cross entropy, and `weight` times the square of the distance in FLOPs.
 
   Attributes:
+    model: the classifier's config, which is taken from it.
     classifier: a ViT with a class token: a run, a model directory or a name.
     flops: the target, as a share of the FLOPs with all tokens.
     weight: of (share - target)^2. The official code has 5 (GFLOPs - target)^2:
@@ -44,6 +45,7 @@ class DiffRateTask(Task):
 
   sharding_rules: ClassVar[Any] = ()
 
+  model: ViTConfig = ViTConfig()
   classifier: str = ''
   flops: float = 0.5
   weight: float = 100.0
@@ -74,7 +76,7 @@ class DiffRateTask(Task):
         f'beside the class token in the others, this model keeps '
         f'{least:.3f}, so give a share from there to 1'
       )
-    bound = dataclasses.replace(self)
+    bound = dataclasses.replace(self, model=config)
     # The loaded classifier is no field: configs hold plain values only.
     object.__setattr__(bound, '_loaded', loaded)
     return bound
@@ -83,11 +85,6 @@ class DiffRateTask(Task):
   def loaded(self) -> types.Loaded:
     """The classifier; after `bind`."""
     return getattr(self, '_loaded', None) or _load(self.classifier)
-
-  @property
-  def model(self) -> ViTConfig:
-    """The classifier's config."""
-    return self.loaded.module.config
 
   @property
   def rates(self) -> learned_rates.LearnedRates:
