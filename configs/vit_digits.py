@@ -7,7 +7,7 @@ Hardware: 2 CPU cores, about a minute. Accuracy on the test scans: 0.966.
 
 from tokpress_jax.config import Config
 from tokpress_jax.data import DataConfig
-from tokpress_jax.models.vit import ViTConfig
+from tokpress_jax.models.vit_config import ViTConfig
 from tokpress_jax.train.config import OptimConfig, TrainConfig
 from tokpress_jax.train.tasks import ClassifierTask
 

@@ -180,7 +180,7 @@ _ENTRIES = {
     _row(
       'vit',
       'model',
-      'models.vit:ViTConfig',
+      'models.vit_config:ViTConfig',
       paper='ViT, arXiv:2010.11929; DeiT, arXiv:2012.12877; '
       'CLIP, arXiv:2103.00020; SigLIP, arXiv:2303.15343',
       evidence='official',
@@ -362,6 +362,12 @@ _ENTRIES = {
     ),
     _row('generator_task', 'task', 'train.tasks.generate:GeneratorTask'),
     _row('classifier_task', 'task', 'train.tasks.classify:ClassifierTask'),
+    _row(
+      'diffrate_task',
+      'task',
+      'train.tasks.diffrate:DiffRateTask',
+      paper='DiffRate, arXiv:2305.17997',
+    ),
   )
 }
 

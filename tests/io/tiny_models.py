@@ -13,7 +13,7 @@ from tokpress_jax.generators import (
   ScaleWiseConfig,
 )
 from tokpress_jax.models import ClipTextConfig
-from tokpress_jax.models.vit import ViTConfig
+from tokpress_jax.models.vit_config import ViTConfig
 from tokpress_jax.tokenizers import (
   KARLConfig,
   MultiScaleConfig,

@@ -20,7 +20,7 @@ import numpy as np
 from tokpress_jax.bench import torch_peer
 from tokpress_jax.errors import UserError
 from tokpress_jax.models import timm_vit_keys
-from tokpress_jax.models.vit import ViTConfig
+from tokpress_jax.models.vit_config import ViTConfig
 
 
 class Official(torch_peer.TorchPeer):

@@ -29,7 +29,7 @@ from tokpress_jax.bench import harness, memory, official_tome, torch_peer
 from tokpress_jax.bench.weights import redraw
 from tokpress_jax.errors import UserError
 from tokpress_jax.models import counts as counts_lib
-from tokpress_jax.models.vit import PRESETS, ViTConfig
+from tokpress_jax.models.vit_config import PRESETS, ViTConfig
 from tokpress_jax.pruners import flops
 
 Plan = tuple[tuple[str, Any], ...]

@@ -198,7 +198,7 @@ def _run(
 
   @jax.jit
   def whole(model, x):
-    return model(images_lib.to_float(x))
+    return model(images_lib.to_float(x), plan=())
 
   @jax.jit
   def pruned(model, x, rng):

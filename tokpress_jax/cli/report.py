@@ -19,7 +19,8 @@ class Flags(common.SamplerFlags):
 
   Attributes:
     runs: Work directories of tokenizers, generators and a classifier, all on
-      the same data set.
+      the same data set; with the classifier also what was fine-tuned from it
+      with pruners inside, and rates that were learned for it.
     out: Where index.html and metrics.json go.
     samples: Samples of each generator.
     test_images: Test images to measure on, at most.
@@ -125,8 +126,8 @@ def measure(flags: Flags, *, command: str = '') -> Any:
           model, images, judge, flags.step_counts, **options
         )
   pruning = None
-  for model in of('model').values():
-    pruning = report.measure_pruners(model, images)
+  if classifiers := of('model'):
+    pruning = report.measure_pruners(classifiers, images)
   return report.Report(
     images=images,
     tokenizers=tokenizers,

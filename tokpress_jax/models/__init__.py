@@ -8,7 +8,8 @@ from tokpress_jax.models.clip_text import (
 )
 from tokpress_jax.models.counts import model_flops, token_counts
 from tokpress_jax.models.sites import Plan, parse_plan
-from tokpress_jax.models.vit import PRESETS, ViT, ViTConfig, ViTOutput
+from tokpress_jax.models.vit import ViT, ViTOutput
+from tokpress_jax.models.vit_config import PRESETS, ViTConfig
 
 __all__ = [
   'PRESETS',

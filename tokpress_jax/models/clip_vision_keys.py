@@ -15,7 +15,7 @@ from tokpress_jax.errors import UserError, did_you_mean
 from tokpress_jax.io import keymap
 from tokpress_jax.io.keymap import LINEAR, PATCH, Rule, norm
 from tokpress_jax.models import host_keys
-from tokpress_jax.models.vit import ViTConfig
+from tokpress_jax.models.vit_config import ViTConfig
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

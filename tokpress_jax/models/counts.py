@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.models import sites
-from tokpress_jax.models.vit import ViTConfig
+from tokpress_jax.models.vit_config import ViTConfig
 from tokpress_jax.pruners import flops
 
 
@@ -51,5 +51,5 @@ def model_flops(config: ViTConfig, plan: sites.Plan = ()) -> int:
   return flops.model_flops(
     token_counts(config, plan),
     width=config.width,
-    hidden=round(config.mlp_ratio * config.width),
+    hidden=config.shape.hidden,
   )

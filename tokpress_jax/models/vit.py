@@ -11,7 +11,7 @@ features, L layers, P projected features, V classes.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -20,19 +20,17 @@ import numpy as np
 from flax import struct
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.models import observing, sites, tower
+from tokpress_jax.models import masked, observing, sites, tower
 from tokpress_jax.models.attention_pool import AttentionPool
+from tokpress_jax.models.vit_config import ViTConfig
 from tokpress_jax.nn import (
-  Activation,
-  BlockConfig,
   Implementation,
   Stack,
-  StackConfig,
   norms,
   patches,
 )
 from tokpress_jax.nn import positions as positions_lib
-from tokpress_jax.pruners import checks
+from tokpress_jax.pruners import checks, learned_rates
 from tokpress_jax.pruners.base import Needs
 from tokpress_jax.types import (
   SPECIAL,
@@ -42,149 +40,6 @@ from tokpress_jax.types import (
   Signals,
   Tokens,
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ViTConfig:
-  """A ViT: a classifier, or an encoder of images.
-
-  Attributes:
-    image_size: side of the square images.
-    patch: side of a patch.
-    remainder: what becomes of pixels beyond the last whole patch of a row or
-      column: 'refuse' such sizes, or 'drop' them (SigLIP so400m at 384).
-    channels: C.
-    mean: of the pixels in [0, 1] that become 0, one for all channels or one for
-      each.
-    std: of those that become 1.
-    classes: V; 0 for no classifier.
-    features: P, of a linear layer without a bias after pooling (CLIP); 0 for
-      none.
-    width: D.
-    depth: L.
-    heads: attention heads.
-    mlp_ratio: hidden features of the MLP over D.
-    activation: of the MLPs.
-    class_token: whether a class token leads the row (protected from pruning).
-    distillation_token: whether a second one follows it (DeiT).
-    patch_bias: whether the patches' linear layer has a bias.
-    norm_first: whether the embedded tokens are normed (CLIP).
-    pool: what the head reads: the class token; the mean of the patches, each
-      weighted by its mass; 'attention', one learned query over all tokens
-      (SigLIP); or 'distilled', class and distillation token with a classifier
-      each, whose logits are averaged (DeiT).
-    norm_eps: of the layer norms.
-    dropout: rate on each branch in training.
-    drop_path: rate at which the last layer's branches are dropped.
-    remat: recompute activations in the backward pass.
-    unroll: layers that a scan unrolls.
-  """
-
-  family: ClassVar[str] = 'model'
-
-  image_size: int = 224
-  patch: int = 16
-  remainder: Literal['refuse', 'drop'] = 'refuse'
-  channels: int = 3
-  mean: tuple[float, ...] = (0.5,)
-  std: tuple[float, ...] = (0.5,)
-  classes: int = 1000
-  features: int = 0
-  width: int = 768
-  depth: int = 12
-  heads: int = 12
-  mlp_ratio: float = 4.0
-  activation: Activation = 'gelu'
-  class_token: bool = True
-  distillation_token: bool = False
-  patch_bias: bool = True
-  norm_first: bool = False
-  pool: Literal['class', 'mean', 'attention', 'distilled'] = 'class'
-  norm_eps: float = 1e-6
-  dropout: float = 0.0
-  drop_path: float = 0.0
-  remat: bool = False
-  unroll: int = 1
-
-  def __post_init__(self):
-    if self.remainder == 'refuse':
-      patches.check_patch((self.image_size, self.image_size), self.patch)
-    if not 1 <= self.patch <= self.image_size:
-      raise UserError(
-        f'an image of {self.image_size} pixels a side has no patch of '
-        f'{self.patch}; choose one of 1 to {self.image_size}'
-      )
-    for name in ('mean', 'std'):
-      if len(getattr(self, name)) not in (1, self.channels):
-        raise UserError(
-          f'{name}={getattr(self, name)} has neither one number nor one for '
-          f'each of {self.channels} channels'
-        )
-    self._check_tokens()
-
-  def _check_tokens(self) -> None:
-    """Refuses a head without the tokens that it reads."""
-    if self.pool in ('class', 'distilled') and not self.class_token:
-      raise UserError(
-        f'pool={self.pool!r} reads a class token that class_token=False leaves '
-        "out; set pool='mean'"
-      )
-    if self.distillation_token and not self.class_token:
-      raise UserError(
-        'a distillation token follows a class token; set class_token=True too'
-      )
-    if self.pool == 'distilled' and not (
-      self.distillation_token and self.classes
-    ):
-      raise UserError(
-        "pool='distilled' reads class and distillation token with a classifier "
-        'each; set distillation_token=True and a number of classes'
-      )
-
-  @property
-  def grid(self) -> int:
-    """Patches along a side."""
-    return self.image_size // self.patch
-
-  @property
-  def num_special(self) -> int:
-    """Class and distillation tokens, which lead the row."""
-    return int(self.class_token) + int(self.distillation_token)
-
-  @property
-  def num_tokens(self) -> int:
-    """Tokens at the embedding, the special ones included."""
-    return self.grid**2 + self.num_special
-
-  @property
-  def stack(self) -> StackConfig:
-    """The tower's config."""
-    block = BlockConfig(
-      width=self.width,
-      heads=self.heads,
-      mlp_ratio=self.mlp_ratio,
-      activation=self.activation,
-      norm_eps=self.norm_eps,
-      dropout=self.dropout,
-      drop_path=self.drop_path,
-    )
-    return StackConfig(
-      depth=self.depth, block=block, remat=self.remat, unroll=self.unroll
-    )
-
-  def build(self, *, dtype: Any = jnp.float32) -> ViT:
-    """Makes the module."""
-    return ViT(self, dtype=dtype)
-
-
-# Published sizes; DeiT's are the same. Parameters with 1,000 classes.
-PRESETS = {
-  'vit-ti16': ViTConfig(width=192, heads=3),  # 5,717,416
-  'vit-s16': ViTConfig(width=384, heads=6),  # 22,050,664
-  'vit-b16': ViTConfig(),  # 86,567,656
-  'vit-l16': ViTConfig(width=1024, depth=24, heads=16),  # 304,326,632
-  'vit-h14': ViTConfig(width=1280, depth=32, heads=16, patch=14),  # 632,045,800
-}
 
 
 @struct.dataclass
@@ -257,12 +112,6 @@ class ViT(nn.Module):
     if c.pool == 'distilled':
       self.distillation_head = classifier()
 
-  @property
-  def _block_gives(self) -> frozenset[str]:
-    """Signals that the blocks have."""
-    first = sites.CLASS_SIGNALS if self.config.class_token else frozenset()
-    return sites.LAYER_SIGNALS | first
-
   def embed(self, images: Array) -> Tokens:
     """Turns images into tokens.
 
@@ -332,7 +181,7 @@ class ViT(nn.Module):
     self,
     images: Array,
     *,
-    plan: sites.Plan = (),
+    plan: sites.Plan | None = None,
     rng: Array | None = None,
     proportional: bool = True,
     deterministic: bool = True,
@@ -344,7 +193,7 @@ class ViT(nn.Module):
 
     Args:
       images: float [B, H, W, C] in [-1, 1].
-      plan: (site, pruner) pairs, static.
+      plan: (site, pruner) pairs, static; None takes the config's, () none.
       rng: a typed key, or one per row, for pruners that need one.
       proportional: whether merged keys weigh by their mass in attention (ToMe
         turns it off for MAE weights used as they are).
@@ -360,19 +209,15 @@ class ViT(nn.Module):
       UserError: if the images, the plan or `hidden` do not fit.
     """
     c = self.config
+    if plan is None:
+      plan = c.pairs
+    if self.is_initializing():
+      plan = ()  # parameters do not depend on it
     causes = self._image_causes(images)
     causes += tower.rng_causes(rng, images.shape[0])
     causes += tower.hidden_causes(hidden, c.depth)
-    if self.is_initializing():
-      plan = ()  # parameters do not depend on it
-    block_gives = self._block_gives
-    layers = sites.parse_plan(
-      plan,
-      c.depth,
-      gives=frozenset({'pixels'} | ({'rng'} if rng is not None else set())),
-      block_gives=block_gives,
-      causes=causes,
-    )
+    given = frozenset() if rng is None else frozenset({'rng'})
+    layers = c.layers(plan, given, causes=causes)
     settings = tower.Settings(
       shared=Signals(pixels=images, rng=tower.row_keys(rng, images.shape[0])),
       proportional=proportional,
@@ -382,7 +227,7 @@ class ViT(nn.Module):
     ends = lambda layer: layers.get(layer, ((), ()))[1]
     state, _ = tower.prune(ends(-1), state, settings.shared)
     needs = frozenset().union(*(p.needs for _, p in ends(c.depth)))
-    taps, counted = sites.taps_of(needs, c.depth, gives=block_gives)
+    taps, counted = sites.taps_of(needs, c.depth, gives=c.block_gives)
     state, found = tower.run(
       self.stack, state, layers, settings, hidden=hidden, taps=taps
     )
@@ -434,11 +279,38 @@ class ViT(nn.Module):
       self.stack,
       self.embed(images),
       needs=needs,
-      gives=self._block_gives,
+      gives=self.config.block_gives,
       layer=layer,
       special=self.config.num_special if special == 'drop' else 0,
       shared=Signals(pixels=images, rng=tower.row_keys(rng, images.shape[0])),
     )
+
+  def masked(self, images: Array, step: masked.Step) -> Array:
+    """Classifies images while masks stand for what would leave.
+
+    Args:
+      images: float [B, H, W, C] in [-1, 1].
+      step: see `models.masked`.
+
+    Returns:
+      Logits, float32 [B, V], with gradients to what `step` depends on.
+    """
+    if not self.config.class_token:
+      raise UserError(
+        'rates are learned from the attention of a class token, which this '
+        'ViT has not; set class_token=True'
+      )
+    tokens = self.embed(images)
+    ones = jnp.ones(tokens.valid.shape, jnp.float32)
+    state = learned_rates.Masked(features=tokens.features, mass=ones, mask=ones)
+    state = masked.run(self.stack, state, step)
+    left = dataclasses.replace(
+      tokens,
+      features=self.norm(state.features),
+      mass=state.mass * state.mask,
+      valid=state.mask > 0.5,
+    )
+    return self._read(left, True)[1]
 
   def _read(self, tokens: Tokens, proportional: bool) -> tuple[Array, Array]:
     """Pooled features and logits of the last tokens."""

@@ -18,7 +18,7 @@ from tokpress_jax.io import keymap
 from tokpress_jax.io.keymap import PATCH, Rule, dense, norm
 from tokpress_jax.models import host_keys
 from tokpress_jax.models.host_keys import TABLE, VECTOR
-from tokpress_jax.models.vit import ViTConfig
+from tokpress_jax.models.vit_config import ViTConfig
 
 _OWN = r'(?:vit\.|deit\.)?'
 _EMBED = rf'{_OWN}embeddings\.'

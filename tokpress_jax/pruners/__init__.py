@@ -40,6 +40,7 @@ from tokpress_jax.pruners.mergers import (
   windows,
 )
 from tokpress_jax.pruners.pitome import PiToMe, pitome_plan
+from tokpress_jax.pruners.plans import PlanConfig
 from tokpress_jax.pruners.positions import Members
 from tokpress_jax.pruners.reduction import (
   apply,
@@ -82,6 +83,7 @@ __all__ = [
   'LearnedRates',
   'Members',
   'PiToMe',
+  'PlanConfig',
   'Pruner',
   'PrunerProtocol',
   'Random',

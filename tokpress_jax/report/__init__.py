@@ -7,7 +7,12 @@ from tokpress_jax.report.flow_steps import (
   measure_flow_steps,
 )
 from tokpress_jax.report.images import ImageSet, image_set
-from tokpress_jax.report.pruning import PruningResult, measure_pruners
+from tokpress_jax.report.pruning import (
+  PruningResult,
+  PruningRow,
+  measure_pruners,
+  pruning_figure,
+)
 from tokpress_jax.report.quality import QualityCost, measure_quality
 from tokpress_jax.report.render import write_report
 from tokpress_jax.report.results import Report
@@ -28,6 +33,7 @@ __all__ = [
   'FlowStepsResult',
   'ImageSet',
   'PruningResult',
+  'PruningRow',
   'QualityCost',
   'Report',
   'SampleResult',
@@ -42,6 +48,7 @@ __all__ = [
   'measure_scales',
   'measure_steps',
   'measure_tokenizer',
+  'pruning_figure',
   'read_curves',
   'scale_curves',
   'steps_figure',

@@ -12,6 +12,11 @@ from tokpress_jax import viz
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.report import training
 from tokpress_jax.report.flow_steps import flow_steps_figure
+from tokpress_jax.report.pruning import (
+  PruningRow,
+  pruning_figure,
+  verdicts,
+)
 from tokpress_jax.report.results import Report, numbers_of
 from tokpress_jax.report.steps import steps_figure
 from tokpress_jax.report.tokenizing import TokenizerResult
@@ -28,7 +33,8 @@ def write_report(
 
   A tokenizer gets its test images by the number of tokens,
   `<run>_tokens.png`; a run of a multi-scale one that of `scale_curves`,
-  `<run>.png`; what was measured at several numbers of steps `<run>_steps.png`.
+  `<run>.png`; what was measured at several numbers of steps `<run>_steps.png`;
+  pruners of a classifier `pruning_curve.png`.
 
   Args:
     report: what was measured.
@@ -49,6 +55,9 @@ def write_report(
   for name, flows in report.flow_steps.items():
     picture = viz.figure_png(flow_steps_figure(dict(flows)))
     (out / f'{name}_steps.png').write_bytes(picture)
+  if report.pruning is not None:
+    picture = viz.figure_png(pruning_figure(report.pruning))
+    (out / 'pruning_curve.png').write_bytes(picture)
   for name, result in report.tokenizers.items():
     (out / f'{name}_tokens.png').write_bytes(_by_tokens(result))
   sections, tables = _sections(report)
@@ -335,31 +344,72 @@ def _pruning(report: Report) -> viz.Section | None:
     viz.Picture(
       png=images_lib.encode_png(strip),
       caption=(
-        f'{name} at half of the patches: each test image, and what is left of '
-        'it; merged patches have one colour and an outline.'
+        f'{name} at half of the FLOPs: each test image, and what is left of it '
+        'after the last layer; merged patches have one colour and an outline.'
       ),
     )
     for name, strip in report.pruning.pictures.items()
   ]
+  light, dark = viz.both_themes(pruning_figure, report.pruning)
+  curve = viz.Picture(
+    png=light,
+    dark_png=dark,
+    caption='Accuracy by FLOPs; bars are standard errors over test images.',
+  )
+  tuned = {
+    'no': 'nothing',
+    'rates': 'its rates',
+    'weights': 'weights',
+  }
   rows = [
-    (r.pruner, r.tokens, f'{r.flops:.2f}', f'{r.accuracy:.3f}')
+    (
+      r.pruner,
+      tuned[r.trained],
+      '–' if r.budget is None else f'{r.budget:g}',
+      f'{r.flops:.3f}',
+      f'{r.tokens:.1f}',
+      f'{r.accuracy:.3f}',
+      _gap(r),
+    )
     for r in report.pruning.rows
   ]
+  largest = max(r.error for r in report.pruning.rows)
   table = viz.Table(
-    columns=('pruner', 'patches left', 'FLOPs', 'accuracy'),
+    columns=(
+      'pruner',
+      'trained for it',
+      'budget',
+      'FLOPs',
+      'tokens',
+      'accuracy',
+      'over random',
+    ),
     rows=rows,
     caption=(
-      'A small ViT, pruned off the shelf inside its second layer (ToMe goes on '
-      'in later layers). FLOPs: of one image over the unpruned model, by the '
-      'formula of tokpress_jax.pruners.flops. The smaller image is shrunk by '
-      'area, the position table with it.'
+      'A small ViT with pruners after the attention of every layer; rows of '
+      'one budget have the same FLOPs, over those of the unpruned model, by '
+      'the formula of tokpress_jax.pruners.flops, and but for DiffRate the '
+      'same tokens in each layer. Tokens: entering a layer, mean over layers. '
+      f'Accuracy on {report.pruning.images} test images, standard error at '
+      f'most {largest:.3f}; random is the mean of {report.pruning.seeds} '
+      'draws. Over random: at the same FLOPs, with weights that were trained '
+      'alike, and the standard error of the paired difference. The smaller '
+      'image is shrunk by area, the position table with it. '
+      f'{verdicts(report.pruning)}'
     ),
   )
   return viz.Section(
     title='Pruning inside a classifier',
     text='Tokens that the next layers can do without.',
-    items=[*pictures, table],
+    items=[curve, *pictures, table],
   )
+
+
+def _gap(row: PruningRow) -> str:
+  """What a pruner has over random pruning, as a cell."""
+  if row.over_random is None:
+    return '–'
+  return f'{row.over_random:+.3f} ± {row.over_random_error:.3f}'
 
 
 def _training(report: Report) -> viz.Section | None:

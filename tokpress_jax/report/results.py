@@ -27,7 +27,7 @@ class Report:
       others carry their name behind.
     steps: results by the number of steps, of generators that were measured at
       several.
-    pruning: results of one classifier, or None.
+    pruning: results of one classifier and of what was tuned from it, or None.
     kmeans: k-means patch coding at the budget of each tokenizer.
     judge_accuracy: of the judge on the test images; None without generators.
     curves: name to the metrics of its training, see `read_curves`.

@@ -3,6 +3,7 @@
 from tokpress_jax.train.tasks.adversary import AdversaryConfig
 from tokpress_jax.train.tasks.alit import ALITTask
 from tokpress_jax.train.tasks.classify import ClassifierTask
+from tokpress_jax.train.tasks.diffrate import DiffRateTask
 from tokpress_jax.train.tasks.flow import FlowTokenizerTask
 from tokpress_jax.train.tasks.generate import GeneratorTask
 from tokpress_jax.train.tasks.karl import KARLTask
@@ -13,6 +14,7 @@ __all__ = [
   'ALITTask',
   'AdversaryConfig',
   'ClassifierTask',
+  'DiffRateTask',
   'FlowTokenizerTask',
   'GeneratorTask',
   'KARLTask',

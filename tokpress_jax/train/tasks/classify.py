@@ -1,5 +1,9 @@
 """Training an image classifier, with or without pruners inside.
 
+Its model's `plan` says which: `--task.model.plan.method tome
+--task.model.plan.r 8`, and `--train.init-from RUN` to fine-tune a classifier
+that was trained without.
+
 Dimension letters: B batch, V classes.
 """
 
@@ -14,7 +18,8 @@ import jax.numpy as jnp
 from tokpress_jax import losses, types
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
-from tokpress_jax.models.vit import ViTConfig, ViTOutput
+from tokpress_jax.models.vit import ViTOutput
+from tokpress_jax.models.vit_config import ViTConfig
 from tokpress_jax.train.task import Batch, Program, Task, Variables
 from tokpress_jax.train.tasks.tokenizer import Tokenizing, check_images
 
@@ -24,14 +29,18 @@ class ClassifierTask(Task):
   """Cross entropy of a ViT's logits.
 
   Attributes:
-    model: the classifier; its number of classes is the data's.
+    model: the classifier; its number of classes is the data's. It trains and is
+      evaluated with the pruners of its plan.
     smoothing: of the labels.
+    plan_from: a run or model whose plan takes the place of the model's, such as
+      one of `DiffRateTask`.
   """
 
   sharding_rules: ClassVar[Any] = Tokenizing.sharding_rules
 
   model: ViTConfig = ViTConfig()
   smoothing: float = 0.1
+  plan_from: str = ''
 
   def bind(self, info: Any) -> ClassifierTask:
     """Checks the images and takes the number of classes."""
@@ -42,6 +51,12 @@ class ClassifierTask(Task):
         'labels, such as --data.name digits'
       )
     model = dataclasses.replace(self.model, classes=info.num_classes)
+    if self.plan_from:
+      found = load_classifier(
+        self.plan_from, reader='plan_from', field='--task.plan-from'
+      )
+      model = dataclasses.replace(model, plan=found.module.config.plan)
+    model.layers(model.pairs)  # refuses a plan now, not in the first step
     return dataclasses.replace(self, model=model)
 
   def init(self, rng: jax.Array) -> Variables:
@@ -58,10 +73,15 @@ class ClassifierTask(Task):
     del step
     images = images_lib.to_float(batch['image'])
     module = self.model.build(dtype=self.dtype)
-    rngs = {'dropout': rng}
     out = cast(
       ViTOutput,
-      module.apply(variables, images, deterministic=False, rngs=rngs),
+      module.apply(
+        variables,
+        images,
+        rng=jax.random.fold_in(rng, 1),  # for pruners that draw
+        deterministic=False,
+        rngs={'dropout': rng},
+      ),
     )
     labels, mask = batch['label'], batch.get('valid')
     loss = losses.cross_entropy(
@@ -73,11 +93,10 @@ class ClassifierTask(Task):
   def evaluate(
     self, variables: Variables, batch: Batch, rng: jax.Array
   ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Accuracy without any pruner."""
-    del rng
+    """Accuracy, with the plan's pruners."""
     images = images_lib.to_float(batch['image'])
     module = self.model.build(dtype=self.dtype)
-    out = cast(ViTOutput, module.apply(variables, images))
+    out = cast(ViTOutput, module.apply(variables, images, rng=rng))
     weight = batch['valid'].astype(jnp.float32)
     right = jnp.argmax(out.logits, axis=-1) == batch['label']
     return {'accuracy': (jnp.sum(right * weight), jnp.sum(weight))}
@@ -89,3 +108,31 @@ class ClassifierTask(Task):
       variables=variables,
       spec=types.Spec(name='', family='model', config=self.model),
     )
+
+
+def load_classifier(name: str, *, reader: str, field: str) -> types.Loaded:
+  """Loads the ViT that a config names, or says how to get it.
+
+  Args:
+    name: what `load` takes.
+    reader: what needs it, for messages.
+    field: that names it.
+
+  Raises:
+    UserError: if there is none, or it is none.
+  """
+  from tokpress_jax.io import load as load_lib
+
+  try:
+    loaded = load_lib.load(name)
+  except UserError as error:
+    raise UserError(
+      f'{reader} has no classifier yet: {str(error).rstrip(".")}. Train it '
+      f"first (the config's docstring says which), or name another: {field} DIR"
+    ) from error
+  if not isinstance(loaded.module.config, ViTConfig):
+    raise UserError(
+      f'{name} is a {loaded.spec.family}, and {reader} takes a ViT; give '
+      f'another {field}'
+    )
+  return loaded
