@@ -7,7 +7,13 @@ VISIONZIP = {'patches': 41, 'heads': 3, 'head': 4, 'width': 6}
 DOMINANT, CONTEXTUAL = 12, 5
 RATIOS = (0.5, 0.8)  # of AngelSlim: what leaves; 10 / 64 of the rest is targets
 PRUMERGE = {'patches': 576, 'heads': 2, 'head': 3, 'width': 6}
-RECOVERABLE = {'patches': 144, 'heads': 2, 'head': 4, 'width': 8}
+RECOVERABLE = {
+  'patches': 144,
+  'heads': 2,
+  'head': 4,
+  'width': 8,
+  'stretch': (8, 6),
+}
 PLUS = {64: (66, 11), 128: (136, 6), 256: (287, 3)}  # to (budget, step)
 SIDE = 12
 # Rows and columns of crops, and (width, height) of the image.
@@ -38,7 +44,8 @@ def tower(name, rows=2):
   heads = (rows, shape['heads'], tokens, shape['head'])
   seed = sum(map(ord, name))
   queries = draw(seed, *heads)
-  queries[:, :, 0] *= 3
+  stretch = np.array(shape.get('stretch', (3, 3)), np.float32)[:rows]
+  queries[:, :, 0] *= stretch[:, None, None]
   features = draw(seed + 1, rows, tokens, shape['width'])
   return features, queries, draw(seed + 2, *heads)
 
@@ -58,7 +65,8 @@ def logits_of(queries, keys):
 def text_scores():
   """Cosines of patches to a question, [2, patches]."""
   score = 0.05 * draw(40, 2, RECOVERABLE['patches'])
-  score[:, ::17] += 0.4
+  more = np.abs(draw(41, 2, RECOVERABLE['patches']))
+  score[:, ::9] += 0.4 + 0.3 * more[:, ::9]
   return score
 
 

@@ -3,24 +3,21 @@
 import functools
 import pathlib
 
-import jax
 import jax.numpy as jnp
 import merging_case as case
 import numpy as np
+import padded_pruners
 import pytest
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import before_llm
-from tokpress_jax.pruners.reduction import SIGNAL_AXES
 from tokpress_jax.types import Ratio, Signals, Tap, Tokens
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[2] / 'golden' / 'merging.npz')
 close = functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-5)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def run(pruner, tokens, signals):
-  return pruner(tokens, signals)
+run = padded_pruners.run
 
 
 def valid_rows(tokens, row=0):
@@ -51,61 +48,6 @@ def tower(name):
     Tap(n, at): jnp.asarray(x) for n, x in given.items() for at in (-1, -2)
   }
   return tokens, Signals(taps=taps)
-
-
-def padded(pruner, make, sizes, *, front=True):
-  """Rows of several sizes in one batch equal each row alone.
-
-  Args:
-    pruner: what is run.
-    make: from the number of a row to (fields of Tokens, signals), numpy, of one
-      row without a batch axis; signals are by name or tap.
-    sizes: numbers of slots.
-    front: whether every second row is padded in front.
-  """
-  slots = max(sizes)
-
-  def build(numbers, pad):
-    columns: dict = {}
-    for i in numbers:
-      fields, signals = make(i, sizes[i])
-      fields = {'valid': np.ones(sizes[i], bool), **fields}
-      missing = slots - sizes[i] if pad else 0
-      before = missing if front and i % 2 else 0
-
-      def put(x, axis, before=before, missing=missing):
-        x = np.asarray(x)
-        widths = [(0, 0)] * x.ndim
-        widths[axis] = (before, missing - before)
-        junk = 1e3 if x.dtype.kind == 'f' else 0
-        return np.pad(x, widths, constant_values=junk)
-
-      for name, x in fields.items():
-        columns.setdefault(name, []).append(put(x, 0))
-      for name, x in signals.items():
-        signal = name.signal if isinstance(name, Tap) else name
-        axis = SIGNAL_AXES[signal].index('N') - 1
-        columns.setdefault(name, []).append(put(x, axis))
-    stacked = {k: jnp.asarray(np.stack(v)) for k, v in columns.items()}
-    taps = {k: v for k, v in stacked.items() if isinstance(k, Tap)}
-    named = {k: v for k, v in stacked.items() if k in SIGNAL_AXES}
-    fields = {
-      k: v for k, v in stacked.items() if k not in taps and k not in named
-    }
-    return Tokens.create(**fields), Signals(taps=taps, **named)
-
-  got, reduction = run(pruner, *build(range(len(sizes)), True))
-  for i, size in enumerate(sizes):
-    want, alone = run(pruner, *build([i], False))
-    kept = np.asarray(want.valid[0])
-    assert np.asarray(got.valid[i]).sum() == kept.sum() > 0, i
-    there = np.asarray(got.valid[i])
-    shift = slots - size if front and i % 2 else 0
-    index = np.asarray(reduction.index[i])[there] - shift
-    np.testing.assert_array_equal(index, np.asarray(alone.index[0])[kept])
-    for name in ('features', 'positions', 'mass', 'protected'):
-      value, alone_value = getattr(got, name)[i], getattr(want, name)[0]
-      close(np.asarray(value)[there], np.asarray(alone_value)[kept])
 
 
 def one_row(name, class_token=True):
@@ -229,7 +171,7 @@ METHODS = {
 @pytest.mark.parametrize('name', METHODS)
 def test_padded_rows_equal_single_ones(name):
   pruner, case_name = METHODS[name]
-  padded(pruner, one_row(case_name), (24, 13, 24, 13))
+  padded_pruners.check(pruner, one_row(case_name), (24, 13, 24, 13))
 
 
 def test_aim_equals_the_official_code():
@@ -253,8 +195,8 @@ def test_aim_on_padded_rows():
     },
     {},
   )
-  padded(before_llm.AIM(), make, (25, 12, 25, 9))
-  padded(before_llm.AIM(budget=Ratio(ratio=0.125)), make, (25, 3))
+  padded_pruners.check(before_llm.AIM(), make, (25, 12, 25, 9))
+  padded_pruners.check(before_llm.AIM(budget=Ratio(ratio=0.125)), make, (25, 3))
 
 
 def test_what_does_not_fit_is_said():
