@@ -27,6 +27,7 @@ _COMMANDS = {
   'report': 'measure runs, and show them on one page',
   'data': 'prepare, describe and list data sets',
   'bench': 'time something, beside a peer where there is one',
+  'new': 'a pruner of your own and its test, to be edited',
   'list': 'the models, pruners, tasks and data sets that there are',
 }
 _PACKAGE = pathlib.Path(__file__).parent

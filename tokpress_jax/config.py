@@ -11,11 +11,9 @@ from a stranger can name a model, not run code.
 
 import dataclasses
 import difflib
-import importlib.util
 import json
 import os
 import pathlib
-import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from typing import Any
 from tokpress_jax import registry
 from tokpress_jax.data.config import DataConfig
 from tokpress_jax.errors import UserError, did_you_mean
+from tokpress_jax.io.python_file import import_file
 from tokpress_jax.train.config import MeshConfig, OptimConfig, TrainConfig
 from tokpress_jax.train.task import Task
 
@@ -116,13 +115,7 @@ def load(path: str | os.PathLike[str]) -> Config:
       f'There is no config file {str(path)!r}; expected a Python file with '
       f'get_config(), such as configs/one_d_digits.py.{hint}'
     )
-  # Registered, because dataclasses and tyro look up a class's module.
-  name = f'tokpress_config_{path.stem}'
-  spec = importlib.util.spec_from_file_location(name, path)
-  assert spec is not None and spec.loader is not None  # It ends in .py.
-  module = importlib.util.module_from_spec(spec)
-  sys.modules[name] = module
-  spec.loader.exec_module(module)
+  module = import_file(path, name=f'tokpress_config_{path.stem}')
   if not hasattr(module, 'get_config'):
     raise UserError(f'{path} defines no get_config().')
   config = module.get_config()

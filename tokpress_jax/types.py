@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from tokpress_jax.errors import UserError
+
 Array = jax.Array
 Variables = Any  # Linen's dict of collections: {'params': ..., ...}
 
@@ -82,25 +84,28 @@ class Tokens:
       kind: [B, N]; `VISION` if not given.
       owner: [B, N]; 0 if not given.
       protected: [B, N] bool; all False if not given.
-      num_protected: the most protected slots in a row; counted if `protected`
-        is concrete, needed if it is traced.
+      num_protected: the most protected slots in a row, padding left out;
+        counted if `protected` is concrete, needed if it is traced.
       grids: (T, H, W) of each owner.
 
     Returns:
       Tokens with mass 1 where valid and 0 elsewhere.
 
     Raises:
-      ValueError: if `num_protected` is needed.
+      UserError: if `num_protected` is needed.
     """
     if num_protected is None:
       if isinstance(protected, jax.core.Tracer):
-        raise ValueError(
+        raise UserError(
           'protected is traced, so its static shape is unknown: give '
           'num_protected, the most protected slots that a row may have'
         )
       num_protected = 0
       if protected is not None:
-        num_protected = int(jax.device_get(protected).sum(axis=1).max())
+        counted = np.asarray(protected)
+        if valid is not None and not isinstance(valid, jax.core.Tracer):
+          counted = counted & np.asarray(valid)  # padding needs no slot
+        num_protected = int(counted.sum(axis=1).max())
     features = jnp.asarray(features)
     shape = features.shape[:2]
     if positions is None:
@@ -258,10 +263,21 @@ class Ratio:
   minimum: int = 1
 
   def __post_init__(self):
+    causes = []
     if not 0 < self.ratio <= 1:
-      raise ValueError(
+      causes.append(
         f'a ratio must lie in (0, 1], got {self.ratio}; 0.25 keeps a quarter'
       )
+    for name, known in (
+      ('of', ('original', 'current')),
+      ('rounding', ('floor', 'round', 'ceil')),
+    ):
+      if (given := getattr(self, name)) not in known:
+        causes.append(f'{name}={given!r} is not one of {known}')
+    if self.minimum < 1:
+      causes.append(f'minimum={self.minimum} keeps nothing; give 1 or more')
+    if causes:
+      raise UserError('; '.join(causes))
 
 
 @struct.dataclass

@@ -1,6 +1,5 @@
 """The commands that use a model, on untrained ones."""
 
-import dataclasses
 import json
 
 import jax
@@ -17,6 +16,7 @@ from tokpress_jax.tokenizers import Quality
 
 BOX = '--box', '0', '0', '0.5', '1'  # the upper half
 EDIT = '--image', 'M/images/1.png', *BOX
+PRUNE = 'prune', '--image', 'M/images/0.png', '--model'
 
 
 @pytest.fixture(scope='module')
@@ -198,14 +198,15 @@ def test_a_budget_between_two_lengths_is_rounded_and_said(here, tmp_path):
     (['sample', 'M/next_token', '--smooth'], 'only scale-wise generators'),
     (['sample', 'M/scale_wise', *EDIT, '--fit', 'tile'], 'try pad'),
     (['sample', 'M/scale_wise', '--mesh.fsdp', '9'], 'does not fit 8 device'),
-    (['prune', 'M/vit', 'M/images/0.png', '--pruner', 'tom'], "'tome'"),
-    (['prune', 'M/vit', 'M/images/0.png', '--tokens', '9'], '1 to 4'),
-    (['prune', 'M/one_d', 'M/images/0.png'], 'needs a classifier'),
-    (
-      ['prune', 'M/vit', 'M/images/0.png', '--pruner=tome', '--keep=0.25'],
-      '--keep 0.38',
-    ),
-    (['prune', 'M/vit', 'M/images/0.png', '--sites', 'blok'], 'unknown site'),
+    ([*PRUNE, 'M/vit', '--pruner', 'tom'], "'tome'"),
+    ([*PRUNE, 'M/vit', '--tokens', '9'], '1 to 4'),
+    ([*PRUNE, 'M/one_d'], 'needs a classifier'),
+    ([*PRUNE, 'M/vit', '--pruner=tome', '--keep=0.25'], '--keep 0.38'),
+    ([*PRUNE, 'M/vit', '--sites', 'blok'], 'unknown site'),
+    (['prune', '--image', 'M/x.jpg', '--model', 'M/vit'], 'no image or folder'),
+    ([*PRUNE, 'M/vot'], "There is no '"),
+    ([*PRUNE, 'M/vit', '--names', 'M/vit/config.json'], 'names 0 classes'),
+    ([*PRUNE, 'M/vit', '--set', 'metrik=features'], "'metric'"),
     (['export', 'M/vit', 'M/x'], 'is a model already'),
     (['evaluate', 'M/vit'], '--data digits'),
     (['data', 'describe', 'digist'], "'digits'"),
@@ -324,31 +325,6 @@ def test_reconstruct(here, tmp_path, capsys):
     assert ('and not reached' in text) == (most == 3)
   per_image = text.splitlines()[-4:-2]
   assert all(line.split()[0] == '3' and 'images' in line for line in per_image)
-
-
-@pytest.mark.parametrize('pruner', ['top_attention', 'tome', 'random'])
-def test_prune(here, tmp_path, pruner, capsys):
-  out = tmp_path / 'p.png'
-  argv = here / 'vit', here / 'images' / '1.png', '--pruner', pruner
-  assert run('prune', *argv, '--out', out) == 0
-  assert 'block_0.after_attention: 3 tokens' in capsys.readouterr().out
-  assert images.load_image(out).shape == (256, 2 * 256 + 8, 3)
-
-
-def test_prune_in_a_tower_without_a_classifier(here, tmp_path, capsys):
-  config = dataclasses.replace(
-    tiny_models.VIT, classes=0, features=4, distillation_token=True
-  )
-  model = tiny_models.loaded(config, 'model', tiny_models.IMAGES)
-  export.export(model.module, model.variables, tmp_path / 'tower')
-  out = tmp_path / 'p.png'
-  argv = tmp_path / 'tower', here / 'images' / '1.png', '--out', out
-  assert run('prune', *argv) == 0
-  text = capsys.readouterr().out
-  # Both special tokens and half of four patches; no class.
-  assert 'block_0.after_attention: 4 tokens' in text
-  assert text.rstrip().endswith(f'tokens\n{out}')
-  assert images.load_image(out).shape == (256, 2 * 256 + 8, 3)
 
 
 def test_export_of_programs(here, tmp_path):

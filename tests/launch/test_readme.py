@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tokpress_jax import registry
+from tokpress_jax.report import methods
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / 'README.md').read_text()
@@ -19,6 +20,10 @@ def test_code_runs():
   for block in blocks:
     exec(block, names)  # Later blocks use the names of earlier ones.
   assert names['tokens'].features.shape == (2, 98, 64)
+  assert [x.shape for x in names['cache']] == [(2, 4, 64, 16)] * 2
+  gradient = names['jax'].grad(names['loss'])(names['features'][..., 0])
+  assert (gradient != 0).all()
+  assert names['out'].tokens.features.shape == (2, 7, 32)
   small, large = names['squeeze'](names['images'], names['jnp'].array([1, 16]))
   assert small.shape == (32, 32, 3)
   assert abs(small - large).max() > 1e-6  # The budget makes a difference.
@@ -49,7 +54,7 @@ def test_anchors_exist(page):
 def test_every_method_has_its_row():
   rows = re.findall(r'^\| `(\w+)` \| (\w+) \| (.+?) \| (.+?) \|$', README, re.M)
   shown = {name: (family, paper, how) for name, family, paper, how in rows}
-  families = ('tokenizer', 'generator', 'model', 'encoder', 'pruner')
+  families = ('tokenizer', 'generator', 'model', 'encoder')
   for family in families:
     for entry in registry.entries(family):
       if entry.paper:
@@ -59,6 +64,28 @@ def test_every_method_has_its_row():
           entry.evidence,
         )
   assert not shown
+
+
+def test_the_table_of_pruners_is_that_of_the_code():
+  assert methods.pruner_table() in README, (
+    'paste what `tokpress list pruners --markdown` prints'
+  )
+
+
+def test_lines_of_code_leave_out_what_is_said():
+  lines = [
+    '"""A page."""',
+    '',
+    'x = 1  # one',
+    'def f():',
+    '  """Says.',
+    '  More."""',
+    '  # why',
+    '  return (',
+    '    x',
+    '  )',
+  ]
+  assert methods.code_lines('\n'.join(lines)) == 5
 
 
 def test_commands_exist():

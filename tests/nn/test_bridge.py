@@ -2,10 +2,8 @@
 
 What somebody with a model of their own does: Linen modules through
 `flax.nnx.bridge.ToNNX`, pure functions under their `jit`, `vmap`, `grad` and
-`shard_map`.
+`shard_map`. Pruners: tests/pruners/test_functional_use.py.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from tokpress_jax import pruners, quantize, tokenizers
-from tokpress_jax.types import Signals, Tokens
+from tokpress_jax import quantize, tokenizers
 
 try:
   from flax import nnx
@@ -112,49 +109,3 @@ def test_quantiser_under_shard_map_sums_its_statistics():
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), stats, want.stats
   )
-
-
-PRUNER = pruners.TopNorm(budget=3)
-
-
-def prune(features):
-  """Any array follows the tokens: here, which slot each kept one was."""
-  tokens = Tokens.create(features)
-  reduction = PRUNER.plan(tokens, Signals())
-  slots = jnp.broadcast_to(
-    jnp.arange(features.shape[1])[None], features.shape[:2]
-  )
-  return pruners.apply(reduction, features), pruners.apply(reduction, slots)
-
-
-@functools.cache
-def pruned():
-  """Features, and the three longest of each row by NumPy, in their order."""
-  x = jax.random.normal(jax.random.key(4), (8, 6, 4))
-  order = np.argsort(-np.linalg.norm(x, axis=-1), axis=1)[:, :3]
-  return x, np.sort(order, axis=1)
-
-
-def check_pruned(x, slots, kept, was):
-  np.testing.assert_array_equal(was, slots)
-  np.testing.assert_array_equal(
-    kept, np.take_along_axis(np.asarray(x), slots[..., None], axis=1)
-  )
-
-
-def test_pruner_under_jit_vmap_and_shard_map():
-  x, slots = pruned()
-  check_pruned(x, slots, *jax.jit(prune)(x))
-  pairs = jax.vmap(prune)(x.reshape(4, 2, 6, 4))
-  check_pruned(x, slots, *(y.reshape(8, *y.shape[2:]) for y in pairs))
-  rows = PartitionSpec('data')
-  check_pruned(x, slots, *over_devices(prune, (rows, rows))(x))
-
-
-def test_pruner_under_grad():
-  x, slots = pruned()
-  grad = jax.grad(lambda x: jnp.sum(prune(x)[0] ** 2))(x)
-  want = np.zeros(x.shape, np.float32)
-  rows = np.arange(8)[:, None]
-  want[rows, slots] = 2 * np.asarray(x)[rows, slots]
-  np.testing.assert_allclose(grad, want, atol=1e-6)

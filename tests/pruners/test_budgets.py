@@ -70,9 +70,9 @@ def test_other_bad_budgets():
     pruners.Bytes(limit=3, per_token=4)
   with pytest.raises(ValueError, match='at least 1'):
     pruners.Remove(tokens=0)
-  with pytest.raises(TypeError, match=r'Remove, got 0.5.*Ratio\(ratio=0.5\)'):
+  with pytest.raises(ValueError, match=r'Remove, got 0.5.*Ratio\(ratio=0.5\)'):
     pruners.ToMe(budget=0.5)
-  with pytest.raises(TypeError, match=r'Remove, got True$'):
+  with pytest.raises(ValueError, match=r'Remove, got True$'):
     pruners.Stride(budget=True)
 
 

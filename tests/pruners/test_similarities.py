@@ -28,7 +28,7 @@ def fused(i):
   return sim.mixture(
     [
       (0.3, sim.distance_rows(i['places'], scale=scale)),
-      (0.7, sim.cosine_distance_rows(i['x'])),
+      (0.7, sim.complement(sim.cosine_rows(i['x']))),
     ]
   )(at)
 
@@ -81,7 +81,7 @@ CASES = {
     ),
   ),
   'nearest-other': (
-    lambda i: sim.nearest_other(i['x'], i['valid']),
+    lambda i: sim.nearest_other(sim.cosine(i['x']), i['valid']),
     nearest_oracle,
   ),
   'fused': (fused, lambda **row: np.array(fused_oracle(**row))),
@@ -106,12 +106,13 @@ def test_part(name):
   PARTS.check(name, CASES[name][1])
 
 
-def test_blocks_that_do_not_divide_the_tokens_change_nothing():
+def test_many_picks_read_the_same_rows():
   x = np.random.default_rng(0).normal(size=(2, 11, 5)).astype(np.float32)
-  pairs = np.asarray(sim.cosine(x))
-  for block in (1, 4, 11):
-    got = sim.by_blocks(x, lambda p, i: p.sum(2) + i[None], block=block)
-    np.testing.assert_allclose(got, pairs.sum(2) + np.arange(11), atol=1e-5)
+  pick = jnp.array([3, 10])
+  want = np.asarray(sim.cosine(x))[np.arange(2), pick]
+  for picks in (1, 11):
+    got = sim.cosine_rows(x, picks=picks)(pick)
+    np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_near_tokens_far_from_zero_keep_their_distance():

@@ -30,6 +30,7 @@ Row = dict[str, Any]
 Call = Callable[[], Any]
 
 _BENCHES = {
+  'compressors': 'tokpress_jax.bench.compressors',
   'conv': 'tokpress_jax.bench.conv',
   'matmul': 'tokpress_jax.bench.matmul',
   'pruners': 'tokpress_jax.bench.pruners',

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax.errors import UserError
@@ -63,13 +64,13 @@ class SamplerFlags:
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
 
-def load(name: str, family: str) -> Loaded:
-  """Loads a model of one family.
+def load(name: str, family: str, *, dtype: Any = jnp.float32) -> Loaded:
+  """Loads a model of one family, its matmuls in `dtype`.
 
   Raises:
     UserError: It is of another family; a generator's own tokenizer is named.
   """
-  loaded = load_lib.load(name)
+  loaded = load_lib.load(name, dtype=dtype)
   if loaded.spec.family != family:
     has_one = loaded.spec.family == 'generator' and family == 'tokenizer'
     hint = f' Its tokenizer is in {name}/tokenizer.' if has_one else ''

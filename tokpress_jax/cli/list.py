@@ -7,6 +7,8 @@ from typing import Literal
 import tyro
 
 from tokpress_jax import registry, released
+from tokpress_jax.errors import UserError
+from tokpress_jax.report import methods
 
 _FAMILIES: dict[str, tuple[registry.Family, ...]] = {
   'models': ('tokenizer', 'generator', 'model', 'encoder'),
@@ -21,16 +23,23 @@ class Flags:
 
   Attributes:
     what: One kind only; all by default.
+    markdown: Of pruners, the table of the README.
   """
 
   what: tyro.conf.Positional[
     Literal['all', 'models', 'weights', 'pruners', 'tasks', 'datasets']
   ] = 'all'
+  markdown: bool = False
 
 
 def main(argv: Sequence[str]) -> None:
   """Prints the tables."""
   flags = tyro.cli(Flags, args=list(argv), prog='tokpress list')
+  if flags.markdown:
+    if flags.what != 'pruners':
+      raise UserError('--markdown is of `tokpress list pruners`')
+    print(methods.pruner_table())
+    return
   for kind, families in _FAMILIES.items():
     if flags.what not in ('all', kind):
       continue

@@ -14,14 +14,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import reduction
+from tokpress_jax.pruners import checks, reduction
 from tokpress_jax.pruners.base import PrunerProtocol
 from tokpress_jax.types import Array, Signals, Tap, Tokens
 
@@ -41,6 +41,7 @@ def parse_plan(
   *,
   gives: frozenset[str],
   block_gives: frozenset[str] = LAYER_SIGNALS | CLASS_SIGNALS,
+  causes: Sequence[str] = (),
 ) -> dict[int, tuple[Plan, Plan]]:
   """Sorts a plan by layer.
 
@@ -49,18 +50,35 @@ def parse_plan(
     depth: layers of the tower.
     gives: signals that the host has at every site ('rng', 'pixels', ...).
     block_gives: those that its blocks have too, of `layer_signals`.
+    causes: what the host found wrong with its other arguments, to be told
+      together.
 
   Returns:
     layer to (pairs after its attention, pairs after its MLP); 'embed' is layer
     -1 and 'tower_out' is layer `depth`, both in the second place.
 
   Raises:
-    UserError: lists every unknown site and every signal that is not there.
+    UserError: lists every unknown site, every signal that is not there, every
+      entry that is no pair, and `causes`.
   """
-  causes = []
+  causes = list(causes)
+  pairs: Any = plan
+  if not isinstance(pairs, tuple | list):
+    causes.append(
+      "a plan is a tuple of (site, pruner) pairs, as in (('embed', pruner),); "
+      f'got {type(pairs).__name__}'
+    )
+    pairs = ()
   layers: dict[int, tuple[Plan, Plan]] = {}
   ends = {'embed': -1, 'tower_out': depth}
-  for site, pruner in plan:
+  for pair in pairs:
+    if not _is_pair(pair):
+      causes.append(
+        'an entry of a plan is (site, pruner), the name of a site and a pruner '
+        f'that was made, as in ToMe(budget=8); got {pair!r}'
+      )
+      continue
+    site, pruner = pair
     match = _BLOCK.fullmatch(site)
     if site not in ends and (not match or int(match[1]) >= depth):
       causes.append(_unknown(site, depth))
@@ -86,8 +104,7 @@ def parse_plan(
     else:
       end = (*end, (site, pruner))
     layers[layer] = middle, end
-  if causes:
-    raise UserError('this plan cannot run:\n  ' + '\n  '.join(causes))
+  checks.refuse('this plan', causes)
   return layers
 
 
@@ -122,6 +139,17 @@ def taps_of(
 
 def _is_there(tap: Tap, depth: int, gives: frozenset[str]) -> bool:
   return -depth <= tap.layer < depth and tap.signal in gives
+
+
+def _is_pair(pair: object) -> bool:
+  """Whether it is a site's name and a pruner, not a pruner's class."""
+  return (
+    isinstance(pair, tuple | list)
+    and len(pair) == 2
+    and isinstance(pair[0], str)
+    and isinstance(pair[1], PrunerProtocol)
+    and not isinstance(pair[1], type)
+  )
 
 
 def _unknown(site: str, depth: int) -> str:

@@ -20,7 +20,7 @@ from flax import struct
 from tokpress_jax.errors import UserError
 from tokpress_jax.models import sites
 from tokpress_jax.nn import Block, Stack
-from tokpress_jax.pruners import reduction
+from tokpress_jax.pruners import checks, reduction
 from tokpress_jax.types import Array, Reduction, Signals, Tap, Tokens
 
 
@@ -84,11 +84,7 @@ def run(
     UserError: if `hidden` names a layer that is not there.
   """
   depth = stack.config.depth
-  if wrong := [n for n in hidden if not -depth - 1 <= n <= depth]:
-    raise UserError(
-      f'hidden={tuple(hidden)} asks for tokens after layers {wrong}; this '
-      f'tower has {depth} layers, so give 0 to {depth}, or -{depth + 1} to -1'
-    )
+  checks.refuse('this tower', hidden_causes(hidden, depth))
   wanted = [n % (depth + 1) for n in hidden]
   found = {0: state.tokens}
   start = 0
@@ -116,6 +112,16 @@ def run(
   return state, tuple(found[n] for n in wanted)
 
 
+def hidden_causes(hidden: tuple[int, ...], depth: int) -> list[str]:
+  """Finds layers in `hidden` that a tower does not have."""
+  if not (wrong := [n for n in hidden if not -depth - 1 <= n <= depth]):
+    return []
+  return [
+    f'hidden={tuple(hidden)} asks for tokens after layers {wrong}; this tower '
+    f'has {depth} layers, so give 0 to {depth}, or -{depth + 1} to -1'
+  ]
+
+
 def prune(
   pairs: sites.Plan, state: TowerState, signals: Signals
 ) -> tuple[TowerState, Signals]:
@@ -128,6 +134,9 @@ def prune(
 
   Returns:
     Both after the last of the pruners.
+
+  Raises:
+    UserError: what a pruner refuses, with its site.
   """
   for site, pruner in pairs:
     done = state.reductions
@@ -136,7 +145,11 @@ def prune(
       fold = lambda key, n=len(done): jax.random.fold_in(key, n)
       given = dataclasses.replace(signals, rng=jax.vmap(fold)(signals.rng))
     carried = done[-1].state if done else None
-    tokens, result = pruner(state.tokens, given, carried)
+    try:
+      tokens, result = pruner(state.tokens, given, carried)
+    except UserError as error:
+      name = type(pruner).__name__
+      raise UserError(f'{name} at site {site!r}: {error}') from error
     signals = reduction.reduce_signals(signals, result)
     state = TowerState(
       tokens=tokens,
@@ -158,10 +171,21 @@ def mask_and_bias(state: TowerState, settings: Settings) -> dict[str, Any]:
 
 
 def row_keys(rng: Array | None, batch: int) -> Array | None:
-  """One key per row, of one key or as given."""
+  """One key per row, of one key or as given; see `rng_causes`."""
   if rng is None or rng.ndim == 1:
     return rng
   return jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(batch))
+
+
+def rng_causes(rng: Array | None, batch: int) -> list[str]:
+  """Says why an argument is neither a key nor one for each row, if so."""
+  typed = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+  if rng is None or (typed(rng) and rng.shape in ((), (batch,))):
+    return []
+  return [
+    f'rng must be a typed key, as jax.random.key(0), or one for each of the '
+    f'{batch} rows, got {rng.dtype} {rng.shape}'
+  ]
 
 
 def _layer_by_parts(

@@ -14,6 +14,7 @@ import dataclasses
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -31,6 +32,7 @@ from tokpress_jax.nn import (
   patches,
 )
 from tokpress_jax.nn import positions as positions_lib
+from tokpress_jax.pruners import checks
 from tokpress_jax.pruners.base import Needs
 from tokpress_jax.types import (
   SPECIAL,
@@ -272,15 +274,11 @@ class ViT(nn.Module):
       token, if there are, are first and protected, at (-1, -1).
 
     Raises:
-      UserError: if the images have another size than the config.
+      UserError: if the images have another size than the config, are whole
+        numbers, or (outside of `jit`) hold NaN.
     """
     c = self.config
-    size = (c.image_size, c.image_size, c.channels)
-    if images.shape[1:] != size:
-      raise UserError(
-        f'this ViT takes images of {size}, got {images.shape[1:]}; resize '
-        'them, or set image_size and channels in its config'
-      )
+    checks.refuse('this ViT', self._image_causes(images))
     batch, side = images.shape[0], c.grid * c.patch
     x = _standardise(images[:, :side, :side], c.mean, c.std)
     x = patches.patchify(x.astype(self.dtype), c.patch)
@@ -306,6 +304,29 @@ class ViT(nn.Module):
       num_protected=c.num_special,
       grids=((1, c.grid, c.grid),),
     )
+
+  def _image_causes(self, images: Array) -> list[str]:
+    """Says why images are none of this ViT's, if so."""
+    c = self.config
+    size = (c.image_size, c.image_size, c.channels)
+    causes = []
+    if images.ndim != 4 or images.shape[1:] != size:
+      causes.append(
+        f'this ViT takes images of {size}, as [B, H, W, C], got '
+        f'{images.shape}; resize them, or set image_size and channels in its '
+        'config'
+      )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      causes.append(
+        f'images are floats in [-1, 1], got {images.dtype}; give '
+        'images / 127.5 - 1 of bytes'
+      )
+    elif images.ndim and checks.concrete(images):
+      with jax.ensure_compile_time_eval():
+        finite = jnp.isfinite(images).reshape(images.shape[0], -1).all(axis=1)
+        if bad := checks.rows_where(~finite):
+          causes.append(f'images {bad} hold NaN or infinity')
+    return causes
 
   def __call__(
     self,
@@ -339,6 +360,9 @@ class ViT(nn.Module):
       UserError: if the images, the plan or `hidden` do not fit.
     """
     c = self.config
+    causes = self._image_causes(images)
+    causes += tower.rng_causes(rng, images.shape[0])
+    causes += tower.hidden_causes(hidden, c.depth)
     if self.is_initializing():
       plan = ()  # parameters do not depend on it
     block_gives = self._block_gives
@@ -347,6 +371,7 @@ class ViT(nn.Module):
       c.depth,
       gives=frozenset({'pixels'} | ({'rng'} if rng is not None else set())),
       block_gives=block_gives,
+      causes=causes,
     )
     settings = tower.Settings(
       shared=Signals(pixels=images, rng=tower.row_keys(rng, images.shape[0])),

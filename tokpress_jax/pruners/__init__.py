@@ -2,7 +2,9 @@
 
 pruner = score, budget, select or merge, positions. Every primitive is a pure
 function of arrays; a method is a few lines over them. The parts by kind:
-`scores`, `similarities`, `selectors`, `schedules`, `allocators`.
+`scores`, `similarities`, `selectors`, `schedules`, `allocators`. Of your own:
+`testing.check_pruner` asks for what every pruner promises, `find.find_pruner`
+takes a class from a file.
 """
 
 from tokpress_jax.pruners import (

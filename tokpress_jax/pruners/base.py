@@ -9,13 +9,14 @@ static argument of `jit`; with parameters it is a Linen module with the same
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import budgets, reduction
+from tokpress_jax.pruners import budgets, checks, reduction
 from tokpress_jax.pruners import positions as positions_lib
 from tokpress_jax.types import Ratio, Reduction, Signals, Tap, Tokens
 
@@ -70,6 +71,10 @@ class Pruner:
     """Gives the reduction; its positions are set by the caller."""
     raise NotImplementedError
 
+  def problems(self, tokens: Tokens) -> list[str]:
+    """Says why the budget does not fit the tokens, if so; `plan` refuses."""
+    return budgets.problems(self.budget, tokens)
+
   def plan(
     self, tokens: Tokens, signals: Signals, state: Any = None
   ) -> Reduction:
@@ -87,7 +92,7 @@ class Pruner:
       UserError: if the budget does not fit, or an input is missing or broken;
         all causes are listed.
     """
-    check(tokens, signals, self.needs)
+    check(tokens, signals, self.needs, problems=self.problems)
     result = self.decide(tokens, signals, state)
     return positions_lib.place(tokens.positions, result, policy=self.positions)
 
@@ -108,13 +113,20 @@ class Pruner:
     return reduction.reduce_tokens(tokens, result, mode=self.mode), result
 
 
-def check(tokens: Tokens, signals: Signals, needs: Needs) -> None:
+def check(
+  tokens: Tokens,
+  signals: Signals,
+  needs: Needs,
+  *,
+  problems: Callable[[Tokens], list[str]] = lambda tokens: [],
+) -> None:
   """Checks a pruner's inputs: names and shapes always, values outside `jit`.
 
   Args:
     tokens: N slots.
     signals: from the host.
     needs: names of signals, and taps.
+    problems: of the pruner with tokens whose shapes fit.
 
   Raises:
     UserError: lists everything that is wrong.
@@ -127,8 +139,15 @@ def check(tokens: Tokens, signals: Signals, needs: Needs) -> None:
         f'{kind.__name__}; wrap arrays, as in {wrap[kind]}'
       )
   causes = []
-  missing = [str(n) for n in needs if signals.get(n) is None]
-  if missing := sorted(missing):
+  names = {field.name for field in dataclasses.fields(Signals)} - {'taps'}
+  known = {n for n in needs if isinstance(n, Tap) or n in names}
+  if unknown := sorted(map(str, needs - known)):
+    causes.append(
+      f'the pruner needs {unknown}, which are no signals; there are '
+      f'{sorted(names)}'
+    )
+  missing = sorted(str(n) for n in known if signals.get(n) is None)
+  if missing:
     causes.append(
       f'signals {missing} are needed but were not given; pass them in Signals, '
       'or use a host and a site that compute them'
@@ -140,11 +159,17 @@ def check(tokens: Tokens, signals: Signals, needs: Needs) -> None:
       f'{tokens.features.shape} and {tokens.valid.shape}'
     )
   else:
-    causes += _check_signals(signals, *shape)
-    if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tokens)):
-      causes += _check_values(tokens)
-  if causes:
-    raise UserError('this pruner cannot run:\n  ' + '\n  '.join(causes))
+    causes += _check_protected(tokens)
+    causes += problems(tokens)
+    wrong = _check_signals(signals, *shape)
+    # Constants are looked at even while something else is traced.
+    with jax.ensure_compile_time_eval():
+      if checks.concrete(*jax.tree.leaves(tokens)):
+        causes += _check_values(tokens)
+        if not wrong:
+          causes += _check_signal_values(tokens, signals, needs)
+    causes += wrong
+  checks.refuse('this pruner', causes)
 
 
 def _check_signals(signals: Signals, batch: int, slots: int) -> list[str]:
@@ -163,28 +188,63 @@ def _check_signals(signals: Signals, batch: int, slots: int) -> list[str]:
         f'{name} must be [{", ".join(axes)}] with B={batch} and N={slots} as '
         f'in the tokens, got {value.shape}'
       )
-  if signals.rng is not None and signals.rng.shape[:1] != (batch,):
+  if (rng := signals.rng) is not None and rng.shape != (batch,):
     causes.append(
-      f'rng must hold a key for each of the {batch} rows, got '
-      f'{signals.rng.shape}; jax.random.split(key, {batch}) gives them'
+      f'rng must hold a typed key for each of the {batch} rows, got '
+      f'{rng.dtype} {rng.shape}; jax.random.split(jax.random.key(0), {batch}) '
+      'gives them'
     )
   return causes
 
 
+def _check_protected(tokens: Tokens) -> list[str]:
+  """Finds a static number of protected tokens that no row can have."""
+  slots = tokens.valid.shape[1]
+  if 0 <= tokens.num_protected <= slots:
+    return []
+  return [
+    f'num_protected={tokens.num_protected} is outside 0 to {slots}, the token '
+    'slots'
+  ]
+
+
 def _check_values(tokens: Tokens) -> list[str]:
   """Finds broken values in concrete tokens."""
-  if isinstance(tokens.features, jax.ShapeDtypeStruct):
-    return []
   causes = []
-  finite = jnp.isfinite(tokens.features).all(axis=-1) | ~tokens.valid
-  rows = lambda bad: [int(i) for i in jnp.flatnonzero(bad)]
+  rows, valid = checks.rows_where, jnp.asarray(tokens.valid)
+  finite = jnp.isfinite(tokens.features).all(axis=-1) | ~valid
+  if isinstance(finite, jax.core.Tracer):  # constants inside somebody's `jit`
+    return []
   if bad := rows(~finite.all(axis=1)):
     causes.append(f'features of rows {bad} hold NaN or infinity')
-  if bad := rows(~tokens.valid.any(axis=1)):
+  if bad := rows(~valid.any(axis=1)):
     causes.append(f'rows {bad} are all padding; leave them out of the batch')
-  if bad := rows(tokens.protected.sum(axis=1) > tokens.num_protected):
+  if bad := rows((tokens.protected & ~valid).any(axis=1)):
+    causes.append(
+      f'rows {bad} protect padding; give protected & valid as protected'
+    )
+  if bad := rows((tokens.protected & valid).sum(axis=1) > tokens.num_protected):
     causes.append(
       f'rows {bad} protect more than num_protected={tokens.num_protected} '
       'tokens; raise num_protected'
     )
+  return causes
+
+
+def _check_signal_values(
+  tokens: Tokens, signals: Signals, needs: Needs
+) -> list[str]:
+  """Finds broken values of valid tokens in concrete signals that are needed."""
+  causes = []
+  for name in sorted(needs, key=str):
+    value = signals.get(name)
+    signal = name.signal if isinstance(name, Tap) else name
+    axes = reduction.SIGNAL_AXES.get(signal)
+    if axes is None or value is None or not checks.concrete(value):
+      continue
+    by_token = jnp.moveaxis(value, axes.index('N'), 1)
+    finite = jnp.isfinite(by_token).reshape(*tokens.valid.shape, -1)
+    finite = finite.all(axis=-1) | ~jnp.asarray(tokens.valid)
+    if bad := checks.rows_where(~finite.all(axis=1)):
+      causes.append(f'{name} of rows {bad} hold NaN or infinity')
   return causes

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax.errors import UserError
+from tokpress_jax.pruners import checks
 from tokpress_jax.types import Array, Ratio, Tokens
 
 
@@ -80,14 +81,17 @@ def check(budget: Budget) -> None:
     budget: tokens, or one of the budget types.
 
   Raises:
-    TypeError: if it is anything else; a fraction is told to be a `Ratio`.
+    UserError: if it is anything else; a fraction is told to be a `Ratio`, and
+      an array to be a number, as a budget is static.
   """
   known = int | Ratio | Bytes | Remove
   if isinstance(budget, bool) or not isinstance(budget, known):
     hint = ''
     if isinstance(budget, float) and 0 < budget <= 1:
       hint = f'; to keep a fraction, give Ratio(ratio={budget!r})'
-    raise TypeError(
+    elif hasattr(budget, 'dtype'):
+      hint = '; a budget is static, so give int(...) of a number outside of jit'
+    raise UserError(
       f'a budget is an int, Ratio, Bytes or Remove, got {budget!r}{hint}'
     )
 
@@ -104,7 +108,7 @@ def resolve(budget: Budget, num_tokens: int, num_source: int) -> int:
     A number in [0, num_tokens]; never 0 unless there are no tokens.
 
   Raises:
-    TypeError: if the budget is none of these.
+    UserError: if the budget is none of these.
   """
   check(budget)
   if isinstance(budget, Ratio):
@@ -126,6 +130,24 @@ def resolve(budget: Budget, num_tokens: int, num_source: int) -> int:
   return min(kept, num_tokens)
 
 
+def problems(budget: Budget, tokens: Tokens) -> list[str]:
+  """Says why a budget does not fit the tokens, if so.
+
+  Args:
+    budget: what to keep.
+    tokens: N slots.
+  """
+  slots = tokens.valid.shape[1] - tokens.num_protected
+  if not isinstance(budget, int) or 1 <= budget <= slots:
+    return []
+  beside = f' beside {tokens.num_protected} protected ones'
+  return [
+    f'a budget of {budget} tokens is outside 1 to {slots}, the tokens at this '
+    f'site{beside if tokens.num_protected else ""}; give a number in that '
+    'range, or a Ratio'
+  ]
+
+
 def capacity(budget: Budget, tokens: Tokens) -> int:
   """Static number of slots K of the result, protected ones included.
 
@@ -140,13 +162,7 @@ def capacity(budget: Budget, tokens: Tokens) -> int:
     UserError: if a budget of tokens is below 1 or above what there is.
   """
   slots = tokens.valid.shape[1] - tokens.num_protected
-  if isinstance(budget, int) and not 1 <= budget <= slots:
-    beside = f' beside {tokens.num_protected} protected ones'
-    raise UserError(
-      f'a budget of {budget} tokens is outside 1 to {slots}, the tokens at '
-      f'this site{beside if tokens.num_protected else ""}; give a number in '
-      'that range, or a Ratio'
-    )
+  checks.refuse('this pruner', problems(budget, tokens))
   source = tokens.source_slots - tokens.num_protected
   return tokens.num_protected + resolve(budget, slots, source)
 

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import (
   base,
   budgets,
+  checks,
   mergers,
   reduction,
   scores,
@@ -47,6 +47,13 @@ class DiffRate(base.Pruner):
     super().__post_init__()
     if self.left is not None:
       budgets.check(self.left)
+
+  def problems(self, tokens: Tokens) -> list[str]:
+    """Those of both budgets."""
+    causes = super().problems(tokens)
+    if self.left is not None:
+      causes += [f'left: {x}' for x in budgets.problems(self.left, tokens)]
+    return causes
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Ranks, prunes and merges."""
@@ -97,18 +104,21 @@ def diffrate_plan(
     above what there is change nothing, as in the official code.
 
   Raises:
-    ValueError: if the lists differ in length or keep no token.
+    UserError: if the lists differ in length or keep no token.
   """
+  causes = []
   if len(prune_kept) != len(merge_kept):
-    raise UserError(
+    causes.append(
       f'one number per layer each: got {len(prune_kept)} for pruning and '
       f'{len(merge_kept)} for merging'
     )
-  if min(*prune_kept, *merge_kept) <= num_protected:
-    raise UserError(
+  least = min([*prune_kept, *merge_kept, tokens])
+  if least <= num_protected:
+    causes.append(
       f'every layer keeps a token beside {num_protected} protected ones; got '
-      f'{min(*prune_kept, *merge_kept)}'
+      f'{least}'
     )
+  checks.refuse('this plan', causes)
   plan = []
   for layer, (pruned, merged) in enumerate(
     zip(prune_kept, merge_kept, strict=True)

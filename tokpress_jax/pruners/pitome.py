@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.pruners import base, budgets, reduction, similarities, tome
+from tokpress_jax.pruners.mergers.bipartite import check_pairs
 from tokpress_jax.pruners.mergers.grouped import (
   count_free,
   grouped,
@@ -49,7 +50,7 @@ def energy_bipartite(
   metric: Array,
   tokens: Tokens,
   *,
-  count: Array,
+  count: Array | int,
   num_merged: int,
   margin: float = 0.5,
   partition: Partition = 'energy',
@@ -64,7 +65,7 @@ def energy_bipartite(
   Args:
     metric: [B, N, E], the mean of the heads' keys.
     tokens: N slots; protected ones take no part.
-    count: int32 [B], r, clipped to half of the unprotected tokens.
+    count: r, int [B] or one number, clipped to half of the unprotected tokens.
     num_merged: static upper bound of `count`, met by a row without padding;
       K = N - num_merged.
     margin: see `energy`.
@@ -73,7 +74,11 @@ def energy_bipartite(
   Returns:
     The reduction in the official order: protected tokens, the rest by falling
     energy (with 'all', the rest of A by falling similarity), B by energy.
+
+  Raises:
+    UserError: see `mergers.bipartite.check_pairs`.
   """
+  count = check_pairs(count, tokens, metric=metric, num_merged=num_merged)
   free, _, number = count_free(tokens)
   pairs = similarities.cosine(jax.lax.stop_gradient(metric))
   rank = rank_of(energy(pairs, among=free, margin=margin), among=free)
@@ -122,10 +127,14 @@ class PiToMe(base.Pruner):
     """What the metric is made of."""
     return tome.needed(self.metric)
 
+  def problems(self, tokens: Tokens) -> list[str]:
+    """One matching merges at most a half."""
+    hint = lambda: 'keep more, or merge in several layers (pitome_plan)'
+    return tome.problems_of_half(self.budget, tokens, hint=hint)
+
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Matches the tokens."""
-    hint = lambda: 'keep more, or merge in several layers (pitome_plan)'
-    num_merged = tome.pairs_to_merge(self.budget, tokens, hint=hint)
+    num_merged = tome.pairs_to_merge(self.budget, tokens)
     if not num_merged:
       return reduction.identity(tokens)
     free = jnp.sum(tokens.valid & ~tokens.protected, axis=1)
@@ -149,7 +158,9 @@ def pitome_plan(ratio: float, *, depth: int) -> tuple[tuple[str, PiToMe], ...]:
 
   Returns:
     (site, pruner) pairs: margins 0.75 (1 - i / depth), all tokens matched in
-    the first half of the layers (rounded up).
+    the first half of the layers (rounded up). The official ViTs, unlike ToMe's,
+    do not add the masses to the attention: give the host proportional=False to
+    be equal to them.
   """
   budget = Ratio(ratio=ratio, rounding='ceil')
   return tuple(

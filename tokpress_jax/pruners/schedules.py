@@ -32,8 +32,9 @@ def at_layers(
 ) -> tuple[int, ...]:
   """Tokens that each layer works on if some layers prune before they run.
 
-  FastV {K: ratio}, PyramidDrop {8, 16, 24}, TransPrune {7, 9, 12}, SparseVLM
-  {2, 6, 15} with counts.
+  FastV {K: ratio}, PyramidDrop {8, 16, 24}, TransPrune {7, 9, 12}. A method
+  that prunes inside a layer has its stage at the next one: SparseVLM, inside 2,
+  6 and 15, is {3, 7, 16} with counts; its own comment counts {2, 6, 16}.
 
   Args:
     stages: layer to budget; of='original' counts the tokens at the embedding.
@@ -78,7 +79,8 @@ def keep_linear(
   """All until a layer, then a constant part less in each (AIM).
 
   AIM (arXiv:2412.03248, section 3.2): 1 for l < start, then
-  1 - (l - start + 1) slope, at least 0.
+  1 - (l - start + 1) slope, at least 0; of the tokens that merging has left.
+  What is dropped behind layer l is missing in layer l + 1, and counted there.
 
   Args:
     depth: layers.
@@ -98,7 +100,8 @@ def keep_cosine(
 ) -> tuple[float, ...]:
   """Half a cosine, shifted and cut (p-MoD, arXiv:2412.04449, section 3.3).
 
-  cos(pi l / (depth - 1)) / 2 + shift; above `most` a layer keeps all.
+  cos(pi l / (depth - 1)) / 2 + shift; above `most` a layer keeps all, and
+  counts as 1 in a mean (53.8% of 32 layers, as published).
 
   Args:
     depth: layers, at least 2.
@@ -187,7 +190,7 @@ def pyramid(
   Args:
     depth: layers, at least 2.
     tokens: at the embedding.
-    ratio: mean fraction that is kept.
+    ratio: mean fraction that is kept; kvpress's compression_ratio is 1 - ratio.
     window: recent tokens that every layer keeps, counted in the numbers.
     beta: the last layer has 1 / beta of the mean beside the window.
 

@@ -62,9 +62,13 @@ class LearnedMaps(nn.Module):
       UserError: if S is below 1, or the tokens are broken.
     """
     del state
-    if self.tokens < 1:
-      raise UserError(f'there is at least 1 learned token, got {self.tokens}')
-    base.check(tokens, Signals() if signals is None else signals, self.needs)
+    few = f'there is at least 1 learned token, got tokens={self.tokens}'
+    base.check(
+      tokens,
+      Signals() if signals is None else signals,
+      self.needs,
+      problems=lambda _: [few] if self.tokens < 1 else [],
+    )
     free = tokens.valid & ~tokens.protected
     weight = self.maps(tokens.features, free)
     some = jnp.broadcast_to(free.any(axis=1)[:, None], weight.shape[:2])

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import base, budgets, mergers, reduction
+from tokpress_jax.pruners import base, budgets, checks, mergers, reduction
 from tokpress_jax.types import Array, Ratio, Reduction, Signals, Tokens
 
 Metric = Literal['keys', 'queries', 'features']
 
 
 def needed(metric: Metric) -> frozenset[str]:
-  """Signals that a metric is made of."""
+  """Signals that a metric is made of.
+
+  Raises:
+    UserError: if the metric is unknown.
+  """
+  if metric not in get_args(Metric):
+    raise UserError(
+      f"unknown metric {metric!r}; try 'keys', 'queries' or 'features'"
+    )
   return frozenset() if metric == 'features' else frozenset({metric})
 
 
@@ -30,45 +38,47 @@ def compared(metric: Metric, tokens: Tokens, signals: Signals) -> Array:
 
   Returns:
     float32 [B, N, E].
-
-  Raises:
-    ValueError: if the metric is unknown.
   """
   if metric == 'features':
     return tokens.features.astype(jnp.float32)
-  if metric not in ('keys', 'queries'):
-    raise UserError(
-      f"unknown metric {metric!r}; try 'keys', 'queries' or 'features'"
-    )
   heads = getattr(signals, metric)
   assert heads is not None  # `plan` checks `needs`.
   return heads.astype(jnp.float32).mean(axis=1)
 
 
-def pairs_to_merge(
-  budget: budgets.Budget, tokens: Tokens, *, hint: Callable[[], str]
-) -> int:
+def pairs_to_merge(budget: budgets.Budget, tokens: Tokens) -> int:
   """Pairs that one matching of two halves merges, static.
 
   Args:
     budget: what to keep; `Remove` is clipped to a half, as published.
     tokens: N slots.
-    hint: what to do, for the message.
-
-  Raises:
-    UserError: if it asks for more than a half.
   """
   slots = tokens.valid.shape[1]
   half = (slots - tokens.num_protected) // 2
+  return min(slots - budgets.capacity(budget, tokens), half)
+
+
+def problems_of_half(
+  budget: budgets.Budget, tokens: Tokens, *, hint: Callable[[], str]
+) -> list[str]:
+  """Says why one matching cannot meet a budget, if so.
+
+  Args:
+    budget: what to keep.
+    tokens: N slots.
+    hint: what to do.
+  """
+  if causes := budgets.problems(budget, tokens):
+    return causes
+  slots = tokens.valid.shape[1]
+  half = (slots - tokens.num_protected) // 2
   count = slots - budgets.capacity(budget, tokens)
-  if isinstance(budget, budgets.Remove):
-    return min(count, half)
-  if count > half:
-    raise UserError(
-      f'one matching merges at most half of {slots} tokens, {half}, and this '
-      f'budget asks for {count} ({budget}); {hint()}'
-    )
-  return count
+  if isinstance(budget, budgets.Remove) or count <= half:
+    return []
+  return [
+    f'one matching merges at most half of {slots} tokens, {half}, and this '
+    f'budget asks for {count} ({budget}); {hint()}'
+  ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,12 +104,16 @@ class ToMe(base.Pruner):
     """What the metric is made of."""
     return needed(self.metric)
 
-  def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
-    """Matches the tokens."""
+  def problems(self, tokens: Tokens) -> list[str]:
+    """One matching merges at most a half."""
     hint = lambda: (
       f'{self._least(tokens)}, or merge in several layers (tome_plan)'
     )
-    num_merged = pairs_to_merge(self.budget, tokens, hint=hint)
+    return problems_of_half(self.budget, tokens, hint=hint)
+
+  def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
+    """Matches the tokens."""
+    num_merged = pairs_to_merge(self.budget, tokens)
     if not num_merged:
       return reduction.identity(tokens)
     free = jnp.sum(tokens.valid & ~tokens.protected, axis=1)
@@ -222,12 +236,21 @@ def tome_plan(
     (site, pruner) pairs; layers in which nothing merges are left out.
 
   Raises:
-    ValueError: if there are more numbers than layers.
+    UserError: if there are more numbers than layers, or negative ones.
   """
   if isinstance(r, int):
     counts: Sequence[int] = budgets.linear_schedule(r, depth, inflect=inflect)
-  elif len(counts := tuple(r)) > depth:
-    raise UserError(f'{len(counts)} numbers for {depth} layers; give fewer')
+  else:
+    counts = tuple(r)
+  causes = []
+  if len(counts) > depth:
+    causes.append(f'{len(counts)} numbers for {depth} layers; give fewer')
+  if min(counts, default=0) < 0:
+    causes.append(
+      f'numbers of merged tokens are at least 0, got {list(counts)}; give r of '
+      'at least 0, and inflect in [-1, 1]'
+    )
+  checks.refuse('this plan', causes)
   return tuple(
     (
       f'block_{i}.after_attention',

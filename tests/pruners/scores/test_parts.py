@@ -240,6 +240,16 @@ def test_soft_top_sums_to_the_count_and_hardens():
   np.testing.assert_allclose(whole[0], [1, 1, 1, 1, 0, 0], atol=1e-3)
 
 
+def test_soft_top_of_a_row_without_tokens_is_nothing_and_learns_nothing():
+  valid = jnp.array([[True, True, True], [False, False, False]])
+  weigh = lambda s: scores.soft_top(s, count=jnp.array([1, 0]), valid=valid)
+  s = jnp.array([[1.0, 2.0, 0.0], [3.0, 1.0, 2.0]])
+  np.testing.assert_array_equal(weigh(s)[1], 0)
+  slope = jax.grad(lambda s: (weigh(s) ** 2).sum())(s)
+  np.testing.assert_array_equal(slope[1], 0)
+  assert (slope[0] != 0).all()
+
+
 def test_straight_through_has_a_hard_value_and_a_soft_gradient():
   def loss(s):
     soft = jax.nn.sigmoid(s)

@@ -1,5 +1,7 @@
 """Selectors against loops; what each keeps, and in which order."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from padded import Parts
 
 from tokpress_jax.pruners import scores, selectors, similarities
+from tokpress_jax.pruners.selectors import covering as covering_lib
 
 LIMIT = 6
 
@@ -165,8 +168,8 @@ def picking(i):
 
 
 def divprune(i):
-  start = -similarities.nearest_other(i['x'], free_of(i))
-  rows = similarities.cosine_distance_rows(i['x'])
+  start = -similarities.nearest_other(similarities.cosine(i['x']), free_of(i))
+  rows = similarities.complement(similarities.cosine_rows(i['x']))
   return selectors.farthest(rows, start=start, **picking(i))
 
 
@@ -203,7 +206,7 @@ def segpruner_oracle(x, protected, count, **_):
 
 def zoo(i):
   return selectors.farthest(
-    similarities.cosine_distance_rows(i['x']),
+    similarities.complement(similarities.cosine_rows(i['x'])),
     start=i['weight'],
     weight=i['weight'],
     **picking(i),
@@ -212,7 +215,7 @@ def zoo(i):
 
 def todre(i):
   return selectors.farthest(
-    similarities.cosine_distance_rows(i['x']),
+    similarities.complement(similarities.cosine_rows(i['x'])),
     start=i['attention'],
     to='all',
     **picking(i),
@@ -551,8 +554,8 @@ def test_a_selection_is_constant_to_the_gradient():
 
   def total(x):
     gram = similarities.cosine(x)
-    rows = similarities.cosine_distance_rows(x)
-    start = -similarities.nearest_other(x, all_valid)
+    rows = similarities.complement(similarities.cosine_rows(x))
+    start = -similarities.nearest_other(similarities.cosine(x), all_valid)
     kept, _ = selectors.farthest(rows, start=start, limit=3, **few)
     also = selectors.without_duplicates(gram, **few)
     far, _ = selectors.least_similar(rows, pivots=jnp.array([[0]]), **few)
@@ -639,3 +642,26 @@ def test_bad_input_is_said(call, said):
   valid = jnp.ones((1, 4), bool)
   with pytest.raises(ValueError, match=said):
     call(jnp.ones((1, 4)), {'valid': valid, 'protected': ~valid})
+
+
+@pytest.mark.parametrize('join', [jnp.multiply, jnp.add])
+@pytest.mark.parametrize('sign', [1.0, -1.0])
+def test_lazy_coverage_picks_what_the_eager_one_does(join, sign):
+  rng = np.random.default_rng(3)
+  x = rng.normal(size=(3, 40, 4)).astype(np.float32)
+  x[:, 7] = x[:, 21]  # of equal tokens the earlier is picked first
+  valid = jnp.asarray(np.arange(40) < np.array([[40], [25], [33]]))
+  protected = jnp.zeros(valid.shape, bool).at[:, 2].set(True)
+  scores = sign * jnp.asarray(rng.random((3, 40)), jnp.float32)
+  free = (valid & ~protected)[:, :, None]
+  gram = jnp.where(free, similarities.cosine(x), 0)
+  count = jnp.array([9, 30, 4])
+  pair = [
+    jax.jit(functools.partial(way, join=join, limit=30))(
+      scores, gram, count, valid, protected
+    )
+    for way in (covering_lib.cover, covering_lib.cover_lazily)
+  ]
+  for eager, lazy in zip(*pair, strict=True):
+    np.testing.assert_array_equal(eager, lazy)
+  assert pair[0][0].sum(axis=1).tolist() == [10, 25, 5]

@@ -74,7 +74,9 @@ class DART(selecting.Selecting):
     image, is_image = best(tokens.valid & ~tokens.protected, self.image_pivots)
     text, is_text = best(words, self.text_pivots)
     return selectors.least_similar(
-      similarities.cosine_rows(tokens.features),
+      similarities.cosine_rows(
+        tokens.features, picks=self.image_pivots + self.text_pivots
+      ),
       pivots=jnp.concatenate([image, text], axis=1),
       pivot_valid=jnp.concatenate([is_image, is_text], axis=1),
       count=count,

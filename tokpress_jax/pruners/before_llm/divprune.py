@@ -25,9 +25,10 @@ class DivPrune(selecting.Selecting):
   ) -> tuple[Array, Array]:
     """Picks farthest points."""
     free = tokens.valid & ~tokens.protected
+    gram = similarities.cosine(tokens.features)  # the first pick needs all
     return selectors.farthest(
-      similarities.cosine_distance_rows(tokens.features),
-      start=-similarities.nearest_other(tokens.features, free),
+      similarities.complement(similarities.gram_rows(gram)),
+      start=-similarities.nearest_other(gram, free),
       count=count,
       limit=limit,
       valid=tokens.valid,

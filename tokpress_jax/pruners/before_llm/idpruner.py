@@ -47,7 +47,7 @@ class IDPruner(selecting.Selecting):
     free = tokens.valid & ~tokens.protected
     return selectors.relevant_and_diverse(
       scores.normalise(signals.importance, valid=free, by='minmax', eps=1e-6),
-      similarities.cosine_rows(tokens.features),
+      similarities.cosine_rows(tokens.features, picks=limit),
       balance=self.balance,
       count=count,
       limit=limit,

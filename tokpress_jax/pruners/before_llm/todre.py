@@ -41,8 +41,9 @@ class ToDRE(selecting.Selecting):
     self, tokens: Tokens, signals: Signals, *, count: Array, limit: int
   ) -> tuple[Array, Array]:
     """Picks farthest points, by the sum of distances."""
+    rows = similarities.cosine_rows(tokens.features, picks=limit)
     return selectors.farthest(
-      similarities.cosine_distance_rows(tokens.features),
+      similarities.complement(rows),
       start=scores.attention_row(signals.taps[_ATTENTION]),
       count=count,
       limit=limit,

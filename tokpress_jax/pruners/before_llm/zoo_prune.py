@@ -59,8 +59,10 @@ class ZOOPrune(selecting.Selecting):
       step=self.step,
     )
     sensitivity = scores.normalise(sensitivity, valid=free, by='minmax')
+    projected = self.project(tokens.features)
+    rows = similarities.cosine_rows(projected, picks=limit)
     return selectors.farthest(
-      similarities.cosine_distance_rows(self.project(tokens.features)),
+      similarities.complement(rows),
       start=sensitivity,
       weight=sensitivity,
       count=count,

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
+from tokpress_jax.pruners import checks, scores, selectors, similarities
 from tokpress_jax.pruners import reduction as reduction_lib
-from tokpress_jax.pruners import scores, selectors, similarities
 from tokpress_jax.pruners.mergers.grouped import count_free, grouped, rank_of
 from tokpress_jax.pruners.mergers.nearest import closest
 from tokpress_jax.types import Array, OneHot, Reduction, Tokens
@@ -23,7 +23,7 @@ def bipartite(
   metric: Array,
   tokens: Tokens,
   *,
-  count: Array,
+  count: Array | int,
   num_merged: int,
   order: Literal['position', 'similarity'] = 'position',
 ) -> Reduction:
@@ -41,17 +41,22 @@ def bipartite(
   Args:
     metric: [B, N, E], the mean of the heads' keys for ToMe.
     tokens: N slots; their features are not read.
-    count: int32 [B], pairs to merge in each row, clipped to half of its
-      unprotected tokens.
-    num_merged: static upper bound of `count`; K = N - num_merged.
+    count: pairs to merge in each row, int [B] or one number, clipped to half of
+      its unprotected tokens.
+    num_merged: static upper bound of `count`, at most half of the slots;
+      K = N - num_merged.
     order: how the rest of A is ordered: by slot ('position', the official code
       with a class token) or by falling similarity (the official code without).
 
   Returns:
     The reduction, positions those of the representatives (tokens of B and the
     rest of A).
+
+  Raises:
+    UserError: see `check_pairs`.
   """
   slots = tokens.valid.shape[1]
+  count = check_pairs(count, tokens, metric=metric, num_merged=num_merged)
   protected = tokens.protected & tokens.valid
   tier = jnp.where(protected, 0, jnp.where(tokens.valid, 1, 2))
   dealt = jnp.argsort(tier, axis=1, stable=True)  # [B, N] dealt to slot
@@ -145,7 +150,7 @@ def random_bipartite(
   tokens: Tokens,
   *,
   rng: Array,
-  count: Array,
+  count: Array | int,
   num_merged: int,
 ) -> Reduction:
   """Tokens drawn at random join the others (`random_bipartite_...` of ToMe).
@@ -154,14 +159,21 @@ def random_bipartite(
     metric: [B, N, E].
     tokens: N slots.
     rng: [B] typed keys.
-    count: int32 [B], tokens to merge in each row, below its unprotected ones.
+    count: tokens to merge in each row, below its unprotected ones, int [B] or
+      one number.
     num_merged: static upper bound of `count`, met by a row without padding;
       K = N - num_merged.
 
   Returns:
     The reduction; kept tokens stay in slot order (the official code shuffles
     them).
+
+  Raises:
+    UserError: see `check_pairs`; at most all slots but one merge.
   """
+  count = check_pairs(
+    count, tokens, metric=metric, num_merged=num_merged, share=1
+  )
   free, _, number = count_free(tokens)
   drawn = rank_of(scores.random(rng, tokens.valid), among=free)
   count = jnp.clip(count, 0, jnp.minimum(num_merged, number - 1))
@@ -171,3 +183,42 @@ def random_bipartite(
     metric, tokens, kept=free & ~moved, sources=moved, capacity=capacity
   )
   return grouped(tokens, lead, capacity=capacity, num_merged=num_merged)
+
+
+def check_pairs(
+  count: Array | int,
+  tokens: Tokens,
+  *,
+  metric: Array,
+  num_merged: int,
+  share: int = 2,
+) -> Array:
+  """Checks the numbers of a matching, and writes its count out.
+
+  Args:
+    count: int [B], or one number.
+    tokens: N slots.
+    metric: [B, N, E].
+    num_merged: static upper bound of `count`.
+    share: at most one of how many tokens merges.
+
+  Returns:
+    int32 [B].
+
+  Raises:
+    UserError: lists all that does not fit: `num_merged` above what can merge, a
+      number above it, and what `checks.row_counts` finds.
+  """
+  slots = tokens.valid.shape[1]
+  most = slots // share if share > 1 else max(slots - 1, 0)
+  static = [('num_merged', num_merged, 0, most)]
+  if isinstance(count, int):
+    static.append(('count', count, 0, max(num_merged, 0)))
+  return checks.row_counts(
+    count,
+    valid=tokens.valid,
+    protected=tokens.protected,
+    least=0,
+    static=static,
+    metric=metric,
+  )

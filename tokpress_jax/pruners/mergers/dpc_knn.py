@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from tokpress_jax.pruners import similarities
+from tokpress_jax.pruners import checks, similarities
 from tokpress_jax.pruners.mergers.grouped import (
   count_free,
   grouped,
@@ -24,7 +24,7 @@ def dpc_knn(
   metric: Array,
   tokens: Tokens,
   *,
-  count: Array,
+  count: Array | int,
   capacity: int,
   neighbours: int = 5,
   order: Literal['position', 'score'] = 'position',
@@ -44,7 +44,7 @@ def dpc_knn(
   Args:
     metric: [B, N, E].
     tokens: N slots; protected ones stay alone and count nowhere.
-    count: int32 [B], clusters of each row.
+    count: clusters of each row, int [B] or one number.
     capacity: K, at least the clusters and the protected tokens of a row.
     neighbours: of the density; Chat-UniVi 5, SparseVLM as many as clusters.
     order: of the kept tokens: by slot, or protected ones and then the centres
@@ -52,7 +52,20 @@ def dpc_knn(
 
   Returns:
     The reduction; a slot's representative is its centre.
+
+  Raises:
+    UserError: if a number does not fit; see `checks.row_counts`.
   """
+  count = checks.row_counts(
+    count,
+    valid=tokens.valid,
+    protected=tokens.protected,
+    static=[
+      ('capacity', capacity, 0, None),
+      ('neighbours', neighbours, 1, None),
+    ],
+    metric=metric,
+  )
   free, _, number = count_free(tokens)
   x = jax.lax.stop_gradient(metric.astype(jnp.float32))
   distance = similarities.scaled_distance(x)
@@ -71,13 +84,15 @@ def dpc_knn(
   rank = rank_of(score, among=free)
   centre = free & (rank < jnp.minimum(count, number)[:, None])
 
-  slots = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
+  at = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
   # Equal distances go to the centre of the higher score, as in the papers.
   to_centre = jnp.where(centre[:, None], distance, jnp.inf)
   least = to_centre == jnp.min(to_centre, axis=2, keepdims=True)
   first = jnp.argmin(jnp.where(least, rank[:, None], x.shape[1]), axis=2)
   joins = free & centre.any(axis=1, keepdims=True)
+  centres = centre | (tokens.protected & tokens.valid)
+  checks.refuse('this merger', checks.slots_causes(centres, capacity))
   lead = jnp.where(joins, first.astype(jnp.int32), -1)
-  lead = jnp.where(centre | (tokens.protected & tokens.valid), slots, lead)
+  lead = jnp.where(centres, at, lead)
   by_score = rows_last(tokens, rank) if order == 'score' else None
   return grouped(tokens, lead, capacity=capacity, rank=by_score)

@@ -10,7 +10,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from tokpress_jax.pruners import selectors
+from tokpress_jax.pruners import checks, selectors
+from tokpress_jax.pruners.selectors import basic
 from tokpress_jax.types import Array, OneHot, Reduction, Tokens
 
 
@@ -35,14 +36,19 @@ def grouped(
   Returns:
     The reduction, positions those of the kept tokens. Slots that are not valid
     come last.
+
+  Raises:
+    UserError: if the capacity is below 0.
   """
+  causes = checks.static_causes([('capacity', capacity, 0, None)])
+  checks.refuse('this merger', causes)
   slots = jnp.arange(lead.shape[1], dtype=jnp.int32)[None]
   lead = jnp.where(tokens.valid, lead, -1)
   kept = lead == slots
   if rank is not None:  # 0, 1, ... as `selection` has it
     last = jnp.iinfo(jnp.int32).max
     rank = selectors.invert(jnp.argsort(jnp.where(kept, rank, last), axis=1))
-  result = selectors.selection(tokens, kept, capacity=capacity, rank=rank)
+  result = basic.select(tokens, kept, capacity=capacity, rank=rank)
   assert isinstance(result.assign, OneHot)
   target = jnp.take_along_axis(
     result.assign.target, jnp.maximum(lead, 0), axis=1

@@ -11,8 +11,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from tokpress_jax.pruners import checks, similarities
 from tokpress_jax.pruners import reduction as reduction_lib
-from tokpress_jax.pruners import similarities
 from tokpress_jax.pruners.mergers.grouped import count_free, grouped
 from tokpress_jax.types import Array, Reduction, Tokens
 
@@ -83,7 +83,13 @@ def nearest_kept(
 
   Returns:
     The reduction.
+
+  Raises:
+    UserError: if the capacity is below 0, or (outside of `jit`) a row
+      keeps more.
   """
+  stays = (kept | tokens.protected) & tokens.valid
+  checks.refuse('this merger', checks.slots_causes(stays, capacity))
   if sources is None:
     sources = tokens.valid
   lead, similarity = closest(
@@ -101,7 +107,7 @@ def uniform_targets(
   metric: Array,
   tokens: Tokens,
   *,
-  count: Array,
+  count: Array | int,
   capacity: int,
   kept: Array | None = None,
 ) -> Reduction:
@@ -115,15 +121,26 @@ def uniform_targets(
   Args:
     metric: [B, N, E], the mean of the heads' keys for VisionZip.
     tokens: N slots; protected ones stay alone.
-    count: int32 [B], targets of each row; as many as there are tokens if that
-      is fewer.
+    count: targets of each row, int [B] or one number; as many as there are
+      tokens if that is fewer.
     capacity: K, at least kept, protected and targets together.
     kept: [B, N] bool, tokens that stay alone (VisionZip's dominant ones); they
       come first. None of them if not given.
 
   Returns:
     The reduction: kept and protected tokens in slot order, then the targets.
+
+  Raises:
+    UserError: if a number does not fit; see `checks.row_counts`.
   """
+  count = checks.row_counts(
+    count,
+    valid=tokens.valid,
+    protected=tokens.protected,
+    static=[('capacity', capacity, 0, None)],
+    metric=metric,
+    kept=kept,
+  )
   alone = tokens.valid & tokens.protected
   if kept is not None:
     alone |= tokens.valid & kept

@@ -58,8 +58,10 @@ def soft_top(
   count = jnp.clip(jnp.asarray(count, jnp.float32), 1e-4, number - 1e-4)
   known = jax.lax.stop_gradient(x)
   weigh = lambda x, t: jnp.where(valid, jax.nn.sigmoid(x + t[:, None]), 0)
+  some = number > 0  # a row may hold protected tokens alone
   low = -10 - jnp.where(valid, known, -jnp.inf).max(axis=1)
   high = 10 - jnp.where(valid, known, jnp.inf).min(axis=1)
+  low, high = jnp.where(some, low, 0), jnp.where(some, high, 0)
 
   def halve(_, bounds):
     low, high = bounds

@@ -8,7 +8,8 @@ were taken, protected ones first; `selection` makes a reduction of both.
 basic       top-k, even spacing, `selection`
 grouped     top-k per owner, crop, head or chunk; whole chunks
 counts      how many tokens pass a threshold, percentile, mass, outlier test
-greedy      farthest point, max-sum, relevance and diversity, coverage
+greedy      farthest point, max-sum, relevance and diversity
+covering    what covers most of the rest
 duplicates  least like some pivots; without near-duplicates
 grids       tokens beside those of a mask
 staged      one selector after another, within one budget
@@ -24,12 +25,12 @@ from tokpress_jax.pruners.selectors.counts import (
   top_mass,
   within,
 )
+from tokpress_jax.pruners.selectors.covering import coverage
 from tokpress_jax.pruners.selectors.duplicates import (
   least_similar,
   without_duplicates,
 )
 from tokpress_jax.pruners.selectors.greedy import (
-  coverage,
   farthest,
   relevant_and_diverse,
 )

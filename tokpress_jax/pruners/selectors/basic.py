@@ -8,24 +8,31 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from tokpress_jax.pruners import checks
 from tokpress_jax.types import Array, OneHot, Reduction, Tokens
 
 
 def top(
-  scores: Array, *, count: Array, valid: Array, protected: Array
+  scores: Array, *, count: Array | int, valid: Array, protected: Array
 ) -> tuple[Array, Array]:
   """Keeps the tokens of the highest scores.
 
   Args:
     scores: [B, N]; ties go to the earlier token, NaN comes last.
-    count: int32 [B], unprotected tokens to keep.
+    count: unprotected tokens to keep, int [B] or one number.
     valid: [B, N] bool.
     protected: [B, N] bool, kept beside the count.
 
   Returns:
     kept [B, N] bool, and rank int32 [B, N]: 0 for the first token by
     (protected, score).
+
+  Raises:
+    UserError: see `checks.row_counts`.
   """
+  count = checks.row_counts(
+    count, valid=valid, protected=protected, scores=scores
+  )
   tier = jnp.where(protected, 0, jnp.where(valid, 1, 2))
   slots = jnp.broadcast_to(jnp.arange(scores.shape[1]), scores.shape)
   order = jax.lax.sort(
@@ -36,17 +43,21 @@ def top(
   return valid & (rank < total[:, None]), rank
 
 
-def spaced(*, count: Array, valid: Array, protected: Array) -> Array:
+def spaced(*, count: Array | int, valid: Array, protected: Array) -> Array:
   """Keeps evenly spaced tokens of each row.
 
   Args:
-    count: int32 [B], unprotected tokens to keep.
+    count: unprotected tokens to keep, int [B] or one number.
     valid: [B, N] bool.
     protected: [B, N] bool, kept beside the count.
 
   Returns:
     kept [B, N] bool.
+
+  Raises:
+    UserError: see `checks.row_counts`.
   """
+  count = checks.row_counts(count, valid=valid, protected=protected)
   free = valid & ~protected
   number = jnp.sum(free, axis=1, keepdims=True)
   rank = jnp.cumsum(free, axis=1) - 1
@@ -65,12 +76,24 @@ def selection(
   Args:
     tokens: N slots.
     kept: [B, N] bool, at most `capacity` in a row.
-    capacity: K.
+    capacity: K; there are N slots if that is fewer.
     rank: int32 [B, N], the order of the kept tokens; slot order if None.
 
   Returns:
     A pure selection, positions kept. Slots that are not valid come last.
+
+  Raises:
+    UserError: if the capacity is below 0, or (outside of `jit`) a row
+      keeps more.
   """
+  checks.refuse('this', checks.slots_causes(kept, capacity))
+  return select(tokens, kept, capacity=capacity, rank=rank)
+
+
+def select(
+  tokens: Tokens, kept: Array, *, capacity: int, rank: Array | None = None
+) -> Reduction:
+  """`selection` that drops what is beyond the capacity."""
   slots = jnp.broadcast_to(jnp.arange(kept.shape[1]), kept.shape)
   if rank is None:
     rank = slots

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import similarities
+from tokpress_jax.pruners import checks, similarities
 from tokpress_jax.pruners.selectors import basic
 from tokpress_jax.types import Array
 
@@ -18,7 +18,7 @@ def least_similar(
   similarity: similarities.Rows,
   *,
   pivots: Array,
-  count: Array,
+  count: Array | int,
   valid: Array,
   protected: Array,
   pivot_valid: Array | None = None,
@@ -35,14 +35,18 @@ def least_similar(
     similarity: of all tokens to a row's pivot.
     pivots: int32 [B, P] slots, in the order in which they take: DART's image
       tokens of the largest key norms, then its words of the largest.
-    count: int32 [B], unprotected tokens to keep.
+    count: unprotected tokens to keep, int [B] or one number.
     valid: [B, N] bool.
     protected: [B, N] bool, kept beside the count.
     pivot_valid: [B, P] bool, for rows with fewer pivots; all if not given.
 
   Returns:
     kept [B, N] bool, and rank int32 [B, N]: protected tokens, then as taken.
+
+  Raises:
+    UserError: see `checks.row_counts`.
   """
+  count = checks.row_counts(count, valid=valid, protected=protected)
   batch, slots = valid.shape
   number = pivots.shape[1]
   if pivot_valid is None:
@@ -80,7 +84,7 @@ def least_similar(
 def without_duplicates(
   gram: Array,
   *,
-  count: Array,
+  count: Array | int,
   valid: Array,
   protected: Array,
   at_once: int = 8,
@@ -95,7 +99,7 @@ def without_duplicates(
 
   Args:
     gram: [B, N, N] similarities, `similarities.cosine(x)`.
-    count: int32 [B], unprotected tokens to keep.
+    count: unprotected tokens to keep, int [B] or one number.
     valid: [B, N] bool.
     protected: [B, N] bool, kept beside the count; they take no part.
     at_once: the most tokens that leave in a round.
@@ -104,10 +108,11 @@ def without_duplicates(
     kept [B, N] bool.
 
   Raises:
-    UserError: if no token may leave in a round.
+    UserError: if no token may leave in a round; see `checks.row_counts`.
   """
   if at_once < 1:
     raise UserError(f'at least 1 token leaves in a round, got {at_once}')
+  count = checks.row_counts(count, valid=valid, protected=protected, gram=gram)
   gram = jax.lax.stop_gradient(gram.astype(jnp.float32))
   slots = jnp.broadcast_to(jnp.arange(valid.shape[1]), valid.shape)
   # The last token has no other to resemble, so rounds end at one.

@@ -1,7 +1,7 @@
 """Greedy selectors: each pick depends on those before it.
 
-All take one row of distances or similarities per pick (`similarities.Rows`) but
-`coverage`, which needs all pairs. They run `limit` steps, a static upper bound
+All take one row of distances or similarities per pick (`similarities.Rows`).
+They run `limit` steps, a static upper bound
 of `count`; a row that has its count changes no more. What they read is taken as
 constant (`stop_gradient`). Ties go to the earlier token, as in `torch.argmax`
 on a CPU.
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import similarities
+from tokpress_jax.pruners import checks, similarities
 from tokpress_jax.pruners.selectors import basic
 from tokpress_jax.types import Array
 
@@ -30,7 +30,7 @@ def farthest(
   distances: similarities.Rows,
   *,
   start: Array,
-  count: Array,
+  count: Array | int,
   limit: int,
   valid: Array,
   protected: Array,
@@ -41,13 +41,13 @@ def farthest(
 
   The first pick has the highest `start`. Published starts: DivPrune
   (arXiv:2503.02175, section 3), the token farthest from its nearest neighbour,
-  `-similarities.nearest_other(x, free)`; ToDRE the highest attention; SeGPruner
-  the first token, zeros.
+  `-similarities.nearest_other(gram, free)`; ToDRE the highest attention;
+  SeGPruner the first token, zeros.
 
   Args:
     distances: from all tokens to a row's pick.
     start: [B, N], the score of the first pick.
-    count: int32 [B], unprotected tokens to keep.
+    count: unprotected tokens to keep, int [B] or one number.
     limit: static upper bound of `count`.
     valid: [B, N] bool.
     protected: [B, N] bool, kept beside the count.
@@ -60,14 +60,14 @@ def farthest(
     order.
 
   Raises:
-    UserError: if `to` is unknown.
+    UserError: if `to` is unknown, or the limit; see `checks.row_counts`.
   """
   if to not in ('nearest', 'all'):
     raise UserError(f"distance is to the 'nearest' or to 'all', got {to!r}")
   factor = 1.0 if weight is None else weight.astype(jnp.float32)
   join = jnp.minimum if to == 'nearest' else jnp.add
   begin = jnp.inf if to == 'nearest' else 0.0
-  return _pick(
+  return pick_greedily(
     lambda far, step: jnp.where(step == 0, start, far * factor),
     lambda far, pick: join(far, distances(pick)),
     jnp.full(start.shape, begin, jnp.float32),
@@ -75,6 +75,8 @@ def farthest(
     limit=limit,
     valid=valid,
     protected=protected,
+    start=start,
+    weight=weight,
   )
 
 
@@ -83,7 +85,7 @@ def relevant_and_diverse(
   similarity: similarities.Rows,
   *,
   balance: float = 0.5,
-  count: Array,
+  count: Array | int,
   limit: int,
   valid: Array,
   protected: Array,
@@ -98,7 +100,7 @@ def relevant_and_diverse(
     scores: [B, N]; IDPruner normalises them to [0, 1].
     similarity: of all tokens to a row's pick.
     balance: 1 is top-k.
-    count: int32 [B], unprotected tokens to keep.
+    count: unprotected tokens to keep, int [B] or one number.
     limit: static upper bound of `count`.
     valid: [B, N] bool.
     protected: [B, N] bool, kept beside the count.
@@ -108,6 +110,9 @@ def relevant_and_diverse(
   Returns:
     kept [B, N] bool, and rank int32 [B, N]: protected tokens, then picks in
     order.
+
+  Raises:
+    UserError: if a number does not fit; see `checks.row_counts`.
   """
   scores = scores.astype(jnp.float32)
 
@@ -115,7 +120,7 @@ def relevant_and_diverse(
     later = balance * scores - (1 - balance) * closest
     return jnp.where(step == 0, scores, later)
 
-  return _pick(
+  return pick_greedily(
     gain,
     lambda closest, pick: jnp.maximum(closest, similarity(pick)),
     jnp.full(scores.shape, -2.0, jnp.float32),
@@ -124,79 +129,21 @@ def relevant_and_diverse(
     valid=valid,
     protected=protected,
     at_once=at_once,
+    scores=scores,
   )
 
 
-def coverage(
-  scores: Array,
-  gram: Array,
-  *,
-  count: Array,
-  limit: int,
-  valid: Array,
-  protected: Array,
-  combine: Literal['multiply', 'add'] = 'multiply',
-) -> tuple[Array, Array]:
-  """Picks, each time, what covers most of what is not yet covered.
-
-  A token is covered as far as it resembles a pick, or 0. The gain of a token is
-  how much it adds to the coverage of all free tokens, times its score (SCOPE,
-  arXiv:2510.24214, with score attention ** alpha), or plus it (facility
-  location: CATP, arXiv:2508.07871, with similarities in [0, 1]). `limit` steps
-  of N x N work each.
-
-  Args:
-    scores: [B, N].
-    gram: [B, N, N] similarities, `similarities.cosine(x)`.
-    count: int32 [B], unprotected tokens to keep.
-    limit: static upper bound of `count`.
-    valid: [B, N] bool.
-    protected: [B, N] bool, kept beside the count.
-    combine: how gain and score are joined.
-
-  Returns:
-    kept [B, N] bool, and rank int32 [B, N]: protected tokens, then picks in
-    order.
-
-  Raises:
-    UserError: if `combine` is unknown.
-  """
-  if combine not in ('multiply', 'add'):
-    raise UserError(
-      f"gain and score join by 'multiply' or 'add', got {combine!r}"
-    )
-  free = valid & ~protected
-  gram = jnp.where(free[:, :, None], gram.astype(jnp.float32), 0)
-  scores = scores.astype(jnp.float32)
-  column = lambda pick: jnp.take_along_axis(gram, pick[:, None, None], axis=2)[
-    :, :, 0
-  ]
-
-  def gain(covered, _):
-    more = jnp.maximum(gram - covered[:, :, None], 0).sum(axis=1)
-    return more * scores if combine == 'multiply' else more + scores
-
-  return _pick(
-    gain,
-    lambda covered, pick: jnp.maximum(covered, column(pick)),
-    jnp.zeros(scores.shape, jnp.float32),
-    count=count,
-    limit=limit,
-    valid=valid,
-    protected=protected,
-  )
-
-
-def _pick(
+def pick_greedily(
   gain: Callable[[Any, Array], Array],
   update: Callable[[Any, Array], Any],
   state: Any,
   *,
-  count: Array,
+  count: Array | int,
   limit: int,
   valid: Array,
   protected: Array,
   at_once: int = 1,
+  **arrays: Any,
 ) -> tuple[Array, Array]:
   """Runs a greedy loop: the highest gain is picked, the state updated.
 
@@ -204,20 +151,24 @@ def _pick(
     gain: from the state and the step to [B, N].
     update: from the state and a pick int32 [B] to the state.
     state: at first.
-    count: int32 [B].
+    count: int [B] or one number.
     limit: static upper bound of `count`.
     valid: [B, N] bool.
     protected: [B, N] bool.
     at_once: picks per step.
+    **arrays: by name, what must be [B, N] too.
 
   Returns:
     kept [B, N] bool, rank int32 [B, N].
   """
   slots = valid.shape[1]
-  if not 1 <= limit <= slots:
-    raise UserError(f'a limit lies in 1 to {slots} slots, got {limit}')
-  if not 1 <= at_once <= slots:
-    raise UserError(f'1 to {slots} tokens are picked at once, got {at_once}')
+  count = checks.row_counts(
+    count,
+    valid=valid,
+    protected=protected,
+    static=[('limit', limit, 1, slots), ('at_once', at_once, 1, slots)],
+    **arrays,
+  )
   fixed = protected & valid
   free = valid & ~protected
   count = jnp.minimum(jnp.minimum(count, limit), free.sum(axis=1))
@@ -225,11 +176,10 @@ def _pick(
 
   def step(i, carry):
     state, when = carry
-    value = jax.lax.stop_gradient(gain(state, i))
-    value = jnp.where(jnp.isnan(value), -jnp.inf, value)
+    value = without_nan(jax.lax.stop_gradient(gain(state, i)))
     among = free & (when == slots)
     for j in range(at_once):
-      pick = _best(value, among)
+      pick = best_slot(value, among)
       among = among.at[batch, pick].set(False)
       number = i * at_once + j
       taken = number < count
@@ -247,7 +197,12 @@ def _pick(
   return fixed | (when < slots), basic.order_of(when, protected=fixed)
 
 
-def _best(value: Array, among: Array) -> Array:
+def best_slot(value: Array, among: Array) -> Array:
   """The first slot of the highest value among some, -inf too: int32 [B]."""
   high = jnp.where(among, value, -jnp.inf).max(axis=1, keepdims=True)
   return jnp.argmax(among & (value >= high), axis=1)
+
+
+def without_nan(value: Array) -> Array:
+  """The lowest value where there is none."""
+  return jnp.where(jnp.isnan(value), -jnp.inf, value)

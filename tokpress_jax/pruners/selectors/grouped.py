@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
+from tokpress_jax.pruners import checks
 from tokpress_jax.pruners.selectors import basic
 from tokpress_jax.types import Array
 
@@ -37,8 +38,19 @@ def top_grouped(
   Returns:
     kept [B, N] bool, and rank int32 [B, N]: 0 for the first token by
     (protected, score).
+
+  Raises:
+    UserError: see `checks.row_counts`, for each group.
   """
+  if counts.ndim != 2:
+    raise UserError(
+      f'counts must be int [B, G], a number for each group, got {counts.shape}'
+    )
   number = counts.shape[1]
+  for extreme in (counts.min(axis=1), counts.max(axis=1)):
+    checks.row_counts(
+      extreme, valid=valid, protected=protected, scores=scores, group=group
+    )
   inside = valid & (group >= 0) & (group < number)
   free = inside & ~protected
   own = jnp.where(free, group, number)
@@ -83,7 +95,7 @@ def top_chunks(
   scores: Array,
   *,
   size: int,
-  count: Array,
+  count: Array | int,
   valid: Array,
   protected: Array,
 ) -> tuple[Array, Array]:
@@ -92,17 +104,24 @@ def top_chunks(
   Args:
     scores: [B, N].
     size: tokens of a chunk; it runs over unprotected tokens.
-    count: int32 [B], chunks to keep. Up to `size` times as many tokens are.
+    count: chunks to keep, int [B] or one number. Up to `size` times as many
+      tokens are.
     valid: [B, N] bool.
     protected: [B, N] bool, kept beside the count and in no chunk.
 
   Returns:
     kept [B, N] bool, and rank int32 [B, N] by (protected, chunk's score, slot);
     ties go to the earlier chunk.
+
+  Raises:
+    UserError: if the size is below 1; see `checks.row_counts`.
   """
   free = valid & ~protected
   group = chunks(free, size=size)
   number = -(-scores.shape[1] // size)
+  count = checks.row_counts(
+    count, valid=valid, protected=protected, scores=scores
+  )
   hit = group[..., None] == jnp.arange(number)[None, None]  # [B, N, G]
   sizes = hit.sum(axis=1)
   value = jnp.where(free, scores.astype(jnp.float32), 0)
@@ -110,7 +129,10 @@ def top_chunks(
     'bn,bng->bg', value, hit.astype(jnp.float32), precision='highest'
   ) / jnp.maximum(sizes, 1)
   chosen, order = basic.top(
-    mean, count=count, valid=sizes > 0, protected=jnp.zeros_like(sizes, bool)
+    mean,
+    count=jnp.minimum(count, number),
+    valid=sizes > 0,
+    protected=jnp.zeros_like(sizes, bool),
   )
   at = jnp.maximum(group, 0)
   kept = free & jnp.take_along_axis(chosen, at, axis=1)

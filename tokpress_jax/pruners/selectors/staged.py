@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
+from tokpress_jax.pruners import checks
 from tokpress_jax.pruners.selectors import basic
 from tokpress_jax.types import Array
 
@@ -26,7 +27,7 @@ def remaining(count: Array, kept: Array, *, protected: Array) -> Array:
 def staged(
   stages: Sequence[tuple[Array | None, Stage]],
   *,
-  count: Array,
+  count: Array | int,
   valid: Array,
   protected: Array,
 ) -> tuple[Array, Array]:
@@ -43,7 +44,7 @@ def staged(
       selector may return more than it was asked for (neighbours of what it
       took): they are cut at the whole budget only, the first by its rank, or
       by slot.
-    count: int32 [B], unprotected tokens to keep.
+    count: unprotected tokens to keep, int [B] or one number.
     valid: [B, N] bool.
     protected: [B, N] bool, kept beside the count.
 
@@ -52,10 +53,11 @@ def staged(
     stage.
 
   Raises:
-    UserError: if there are no stages.
+    UserError: if there are no stages; see `checks.row_counts`.
   """
   if not stages:
     raise UserError('give at least one (share, selector) stage')
+  count = checks.row_counts(count, valid=valid, protected=protected)
   slots = valid.shape[1]
   kept = protected & valid
   when = jnp.full(valid.shape, slots * (len(stages) + 1), jnp.int32)

@@ -1,0 +1,151 @@
+"""Pruners before a language model against loops, one row at a time."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from padded import Parts
+
+from tokpress_jax.errors import UserError
+from tokpress_jax.pruners import before_llm
+from tokpress_jax.types import Ratio, Signals, Tap, Tokens
+
+D, A = 5, 2
+LAYERS = (-4, -3, -2)
+WEIGHT = np.random.default_rng(5).normal(size=(D, 7)).astype(np.float32)
+HALF = Ratio(ratio=0.5, rounding='floor')
+
+
+def project(x):
+  return jnp.tanh(x @ WEIGHT)
+
+
+def draw(rng, n):
+  """One row of n tokens."""
+  attention = lambda: np.exp(rng.normal(size=(A, n))).astype(np.float32)
+  return {
+    'x': rng.normal(size=(n, D)).astype(np.float32),
+    'text': rng.normal(size=(3, D)).astype(np.float32),
+    'text_valid': np.array([True, True, rng.random() < 0.5]),
+    'seed': np.uint32(rng.integers(1000)),
+    **{f'row{layer}': attention() for layer in (*LAYERS, -1)},
+  }
+
+
+AXES = {
+  'x': 'ND',
+  'text': 'MD',
+  'text_valid': 'M',
+  'seed': '',
+  **{f'row{layer}': 'AN' for layer in (*LAYERS, -1)},
+}
+
+
+def inputs(a):
+  taps = {Tap('attention_row', n): a[f'row{n}'] for n in (*LAYERS, -1)}
+  signals = Signals(
+    text=a['text'],
+    text_valid=a['text_valid'],
+    rng=jax.vmap(jax.random.key)(a['seed']),
+    taps=taps,
+  )
+  return Tokens.create(jnp.asarray(a['x']), valid=a['valid']), signals
+
+
+PRUNERS = {
+  'todre': before_llm.ToDRE(budget=HALF),
+  'vtc_cls': before_llm.VTCCLS(budget=HALF, layers=LAYERS),
+  'catp': before_llm.CATP(budget=HALF),
+  'zoo_prune': before_llm.ZOOPrune(
+    budget=HALF, project=project, directions=4, step=0.05
+  ),
+}
+
+
+def kept_by(pruner):
+  def part(a):
+    target = pruner.plan(*inputs(a)).assign.target
+    return target >= 0
+
+  return part
+
+
+PARTS = Parts({n: kept_by(p) for n, p in PRUNERS.items()}, draw, AXES)
+
+
+def cosines(x, y=None):
+  unit = lambda v: v / np.linalg.norm(v, axis=-1, keepdims=True)
+  return unit(np.float64(x)) @ unit(np.float64(x if y is None else y)).T
+
+
+def todre(row, k):
+  alike = cosines(row['x'])
+  chosen = [int(np.argmax(row['row-1'].mean(axis=0)))]
+  while len(chosen) < k:
+    rest = [i for i in range(len(alike)) if i not in chosen]
+    chosen.append(min(rest, key=lambda i: alike[i, chosen].sum()))
+  return chosen
+
+
+def vtc_cls(row, k):
+  total = sum(row[f'row{n}'].mean(axis=0) for n in LAYERS)
+  return np.argsort(-total)[:k]
+
+
+def catp(row, k):
+  s = (1 + cosines(row['x'])) / 2
+  mean = row['text'][row['text_valid']].mean(axis=0, keepdims=True)
+  align = (1 + cosines(row['x'], mean)[:, 0]) / 2
+
+  def value(chosen):
+    return s[:, chosen].max(axis=1).sum() + 0.7 * align[chosen].sum()
+
+  chosen: list[int] = []
+  while len(chosen) < k:
+    rest = [i for i in range(len(s)) if i not in chosen]
+    chosen.append(max(rest, key=lambda i: value([*chosen, i])))
+  return chosen
+
+
+def zoo_prune(row, k):
+  key = jax.random.key(row['seed'])
+  bank = np.float64(jax.random.normal(key, (4, D)))
+  bank /= np.linalg.norm(bank, axis=1, keepdims=True)
+  f = lambda x: np.tanh(np.float64(x) @ WEIGHT)
+  x, h = np.float64(row['x']), 0.05
+  change = [np.linalg.norm(f(x + h * u) - f(x - h * u), axis=1) for u in bank]
+  s = np.mean(change, axis=0) / (2 * h)
+  s = (s - s.min()) / (s.max() - s.min())
+  far = 1 - cosines(f(x))
+  chosen = [int(np.argmax(s))]
+  while len(chosen) < k:
+    rest = [i for i in range(len(s)) if i not in chosen]
+    chosen.append(max(rest, key=lambda i: s[i] * far[i, chosen].min()))
+  return chosen
+
+
+ORACLES = {f.__name__: f for f in (todre, vtc_cls, catp, zoo_prune)}
+
+
+@pytest.mark.parametrize('name', PRUNERS)
+def test_rows_equal_the_loop_and_ignore_padding(name):
+  def oracle(**row):
+    return sorted(ORACLES[name](row, len(row['x']) // 2))
+
+  PARTS.check(name, oracle)
+
+
+def test_settings_are_checked():
+  refuse = functools.partial(pytest.raises, UserError)
+  with refuse(match='at least one layer'):
+    before_llm.VTCCLS(layers=())
+  with refuse(match=r'share lies in 0 to 1, got 1\.5'):
+    before_llm.HiPrune(share=1.5)
+  with refuse(match='share lies in 0 to 1'):
+    before_llm.VisPruner(share=-1)
+  with refuse(match='balance lies in 0 to 1'):
+    before_llm.IDPruner(balance=2)
+  with refuse(match='got 0 and 4'):
+    before_llm.DART(image_pivots=0)

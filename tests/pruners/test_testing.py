@@ -1,0 +1,164 @@
+"""`check_pruner` finds each broken promise, by name."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tokpress_jax import pruners
+from tokpress_jax.errors import UserError
+from tokpress_jax.pruners import budgets, selectors, testing
+from tokpress_jax.types import Dense, OneHot, Tokens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Longest(pruners.Pruner):
+  """Keeps the longest features, and breaks what `fault` names."""
+
+  fault: Any = ''
+  budget: Any = 5
+
+  def score(self, tokens, signals):
+    x = jnp.abs(tokens.features).sum(axis=-1)
+    if self.fault == 'padding':  # the mean is over padding too
+      x = jnp.abs(x - x.mean(axis=1, keepdims=True))
+    if self.fault == 'needs':
+      x = x + signals.attention_row.mean(axis=1)
+    if self.fault == 'jit' and isinstance(x, jax.core.Tracer):
+      x = -x
+    return x
+
+  def decide(self, tokens, signals, state):
+    protected = tokens.protected & (self.fault != 'protected')
+    extra = 1 if self.fault == 'budget' else 0
+    count = budgets.row_counts(self.budget, tokens) + extra
+    capacity = budgets.capacity(self.budget, tokens) + extra
+    kept, _ = selectors.top(
+      self.score(tokens, signals),
+      count=count,
+      valid=tokens.valid,
+      protected=protected,
+    )
+    result = selectors.selection(tokens, kept, capacity=capacity)
+    if self.fault == 'merged':
+      target = jnp.where(tokens.valid, 0, -1)
+      return dataclasses.replace(result, assign=OneHot(target, merged=0))
+    if self.fault == 'junk':
+      matrix = jnp.ones((*result.index.shape, kept.shape[1]))
+      return dataclasses.replace(result, assign=Dense(matrix))
+    return result
+
+  def __call__(self, tokens, signals=None, state=None):
+    out, result = super().__call__(tokens, signals, state)
+    if self.fault == 'float32':
+      out = out.replace(features=out.features.astype(jnp.float32))
+    if self.fault == 'gradient':
+      out = out.replace(features=jax.lax.stop_gradient(out.features))
+    if self.fault == 'mass':
+      out = out.replace(mass=2 * out.mass)
+    return out, result
+
+  def plan(self, tokens, signals, state=None):
+    if self.fault == 'all':
+      return pruners.identity(tokens)
+    if self.fault != 'check':
+      return super().plan(tokens, signals, state)
+    return self.decide(tokens, signals, state)
+
+
+@pytest.mark.parametrize(
+  ('fault', 'check', 'message'),
+  [
+    ('needs', 'runs_on_what_it_needs', r'signals that `needs` does not name'),
+    (['a list'], 'is_hashable', 'fields are numbers, strings and tuples'),
+    ('jit', 'jit_equals_eager', 'other tokens are kept in row 0'),
+    ('float32', 'bfloat16_is_finite', 'bfloat16 features became float32'),
+    ('gradient', 'gradients_reach_what_was_kept', 'tokens with a gradient'),
+    ('mass', 'mass_is_accounted_for', 'not those of the assigned tokens'),
+    ('all', 'shapes_at_published_sizes', r'became \(2, 576, 4096\)'),
+    ('padding', 'row_equals_single_run', 'other tokens are kept in row 1'),
+    ('padding', 'padding_is_ignored', 'other tokens are kept in row'),
+    ('budget', 'budget_is_respected', 'gives 6 slots at most, got 7'),
+    ('protected', 'protected_tokens_stay', '1 protected token a row'),
+    ('merged', 'reduction_is_well_formed', 'belongs to another slot|sources'),
+    ('junk', 'reduction_is_well_formed', 'padding was assigned'),
+    ('check', 'bad_input_lists_all_causes', r'call `base\.check` in `plan`'),
+  ],
+)
+def test_a_broken_promise_is_found(fault, check, message):
+  with pytest.raises(AssertionError, match=message):
+    getattr(testing.Checks(Longest(fault=fault)), check)()
+
+
+def test_each_broken_promise_is_listed_with_its_cause():
+  with pytest.raises(AssertionError) as error:
+    skip = set(testing.CHECKS) - {
+      'runs_on_what_it_needs',
+      'budget_is_respected',
+      'mass_is_accounted_for',
+    }
+    testing.check_pruner(Longest(fault='budget'), keeps_mass=True, skip=skip)
+  said = str(error.value)
+  assert "Longest(budget=5, positions='keep', fault='budget')" in said
+  assert f'breaks 2 of {len(testing.CHECKS)} promises' in said
+  assert '\n  budget_is_respected: ' in said and 'mass is lost' in said
+
+
+def test_what_cannot_run_is_said_once():
+  with pytest.raises(AssertionError, match='breaks 1 of') as error:
+    testing.check_pruner(Longest(budget=1000))
+  assert 'a budget of 1000 tokens is outside 1 to 23' in str(error.value)
+  with pytest.raises(AssertionError, match=r"missing: \['needs', 'plan'\]"):
+    testing.check_pruner(len)
+
+
+def test_every_promise_is_asked_for():
+  helpers = {'eager', 'inputs', 'program', 'variables'}
+  public = {name for name in vars(testing.Checks) if not name.startswith('_')}
+  assert public - helpers == set(testing.CHECKS)
+
+
+def test_unknown_checks_are_refused():
+  with pytest.raises(UserError, match=r"Did you mean 'is_hashable'\?"):
+    testing.check_pruner(Longest(), skip=['is_hashible'])
+
+
+def test_a_pruner_with_parameters_keeps_its_promises():
+  testing.check_pruner(pruners.TokenLearner(tokens=4, bottleneck=8))
+
+
+class Forgetful(nn.Module):
+  """A module that reads nothing of its parameters at first."""
+
+  needs: ClassVar[frozenset[str]] = frozenset()
+
+  @nn.compact
+  def plan(self, tokens, signals, state=None):
+    scale = self.param('scale', nn.initializers.zeros, ())
+    x = jnp.abs(tokens.features).sum(axis=-1) * scale
+    kept, _ = selectors.top(
+      x,
+      count=jnp.full((x.shape[0],), 3),
+      valid=tokens.valid,
+      protected=tokens.protected,
+    )
+    return selectors.selection(tokens, kept, capacity=4)
+
+  def __call__(self, tokens, signals, state=None):
+    result = self.plan(tokens, signals, state)
+    return pruners.reduce_tokens(tokens, result), result
+
+
+def test_parameters_are_drawn_so_that_they_matter_or_taken_as_given():
+  drawn = testing.Checks(Forgetful())
+  assert abs(drawn.variables['params']['scale']) > 0
+  given = {'params': {'scale': jnp.float32(0)}}
+  zero = testing.Checks(Forgetful(), variables=given)
+  inputs = zero.inputs()
+  assert isinstance(inputs[0], Tokens)
+  slots = zero.program(*inputs)[1].index
+  assert (slots == jnp.arange(4)[None]).all()  # all scores are equal
+  assert not (drawn.program(*inputs)[1].index == slots).all()

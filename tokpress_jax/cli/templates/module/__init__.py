@@ -1,0 +1,1 @@
+"""A pruner with learned parameters, and its test."""

@@ -1,0 +1,1 @@
+"""A pruner without parameters, and its test."""

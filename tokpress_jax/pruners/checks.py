@@ -1,0 +1,152 @@
+"""What is wrong with the arguments of a pruner, a selector or a merger.
+
+Shapes and static numbers are checked always, values outside of `jit`: of arrays
+that this process can look at.
+
+Dimension letters: B batch, N token slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokpress_jax.errors import UserError
+from tokpress_jax.types import Array
+
+# (name, value, least, most) of a static number; None is no bound.
+Static = tuple[str, int, int, int | None]
+
+
+def refuse(what: str, causes: Sequence[str]) -> None:
+  """Raises one error of all causes, if there are any.
+
+  Args:
+    what: cannot run, for the first line.
+    causes: a line each.
+
+  Raises:
+    UserError: lists them.
+  """
+  if causes:
+    raise UserError(f'{what} cannot run:\n  ' + '\n  '.join(causes))
+
+
+def concrete(*arrays: object) -> bool:
+  """Whether the values of all arrays can be looked at."""
+  return not any(
+    isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct)
+    or not getattr(x, 'is_fully_addressable', True)
+    for x in arrays
+  )
+
+
+def rows_where(bad: Array | np.ndarray) -> list[int]:
+  """Numbers of the rows where a concrete mask [B] is True."""
+  return [int(i) for i in np.flatnonzero(jax.device_get(bad))]
+
+
+def row_counts(
+  count: Array | int,
+  *,
+  valid: Array,
+  protected: Array | None = None,
+  least: int = 1,
+  static: Sequence[Static] = (),
+  **arrays: Array | None,
+) -> Array:
+  """Checks what a selector or merger is given, and writes its count out.
+
+  Args:
+    count: tokens of each row, int [B], or one number for all rows. A number
+      must lie within what the longest row has; entries of an array within the
+      slots, and are clipped to what their row has, as a padded row needs.
+    valid: [B, N] bool.
+    protected: [B, N] bool, tokens that do not count.
+    least: the smallest number that makes sense; 0 where nothing may happen.
+      Entries of an array may always be 0: a row may have no tokens.
+    static: see `static_causes`.
+    **arrays: by name, what must begin with [B, N].
+
+  Returns:
+    int32 [B].
+
+  Raises:
+    UserError: lists all that does not fit.
+  """
+  batch, slots = valid.shape
+  given = {'protected': protected, **arrays}
+  causes = [
+    f'{name} must begin with [B={batch}, N={slots}] as valid does, got '
+    f'{x.shape}'
+    for name, x in given.items()
+    if x is not None and x.shape[:2] != valid.shape
+  ]
+  causes += static_causes(static)
+  if isinstance(count, int | np.integer) and not isinstance(count, bool):
+    most = slots if causes else _longest(valid, protected)
+    if not least <= count <= max(most, least):
+      causes.append(
+        f'count={count} is outside {least} to {most}, the tokens of the '
+        'longest row beside its protected ones; give a number in that range, '
+        f'or one for each row as int [B={batch}]'
+      )
+    refuse('this', causes)
+    return jnp.full((batch,), count, jnp.int32)
+  shape, dtype = getattr(count, 'shape', None), getattr(count, 'dtype', object)
+  if shape != (batch,) or not jnp.issubdtype(dtype, jnp.integer):
+    causes.append(
+      f'count must be one whole number, or int [B={batch}], got '
+      + (repr(count) if shape is None else f'{dtype} {shape}')
+    )
+  elif concrete(count):
+    value = np.asarray(count)
+    if bad := rows_where((value < 0) | (value > slots)):
+      causes.append(
+        f'count of rows {bad} is outside 0 to {slots}, the slots of a row'
+      )
+  refuse('this', causes)
+  return jnp.asarray(count, jnp.int32)
+
+
+def static_causes(static: Sequence[Static]) -> list[str]:
+  """Finds static numbers (name, value, least, most) out of their range."""
+  return [
+    f'{name}={value} is '
+    + (f'below {least}' if most is None else f'outside {least} to {most}')
+    for name, value, least, most in static
+    if value < least or (most is not None and value > most)
+  ]
+
+
+def slots_causes(kept: Array, capacity: int) -> list[str]:
+  """Finds rows of a concrete mask that have more tokens than slots.
+
+  Args:
+    kept: [B, N] bool.
+    capacity: K.
+  """
+  if causes := static_causes([('capacity', capacity, 0, None)]):
+    return causes
+  if not concrete(kept):
+    return []
+  number = np.asarray(kept).sum(axis=1)
+  if not (bad := rows_where(number > capacity)):
+    return []
+  return [
+    f'rows {bad} keep up to {number.max()} tokens, and capacity={capacity} '
+    'slots hold fewer; raise the capacity'
+  ]
+
+
+def _longest(valid: Array, protected: Array | None) -> int:
+  """Unprotected tokens of the longest row, N if they cannot be counted."""
+  if not concrete(valid, protected):
+    return valid.shape[1]
+  free = np.asarray(valid)
+  if protected is not None:
+    free = free & ~np.asarray(protected)
+  return int(free.sum(axis=1).max(initial=0))
