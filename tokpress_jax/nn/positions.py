@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from tokpress_jax.errors import UserError
+
 Array = jax.Array
 
 
@@ -191,11 +193,11 @@ def split_sections(sections: Sequence[int], count: int) -> tuple[int, ...]:
     Each section in `count` equal parts.
 
   Raises:
-    ValueError: if the count does not divide every section. (The official code
+    UserError: if the count does not divide every section. (The official code
       then mixes the axes.)
   """
   if bad := [n for n in sections if n % count]:
-    raise ValueError(
+    raise UserError(
       f'{count} positions per axis do not divide the sections {bad} of '
       f'{tuple(sections)}; take a divisor of all'
     )

@@ -22,6 +22,7 @@ from tokpress_jax.pruners.budgets import (
   cache_bytes,
   linear_schedule,
 )
+from tokpress_jax.pruners.crop_layouts import place_crops
 from tokpress_jax.pruners.crops import join_crops
 from tokpress_jax.pruners.diffrate import DiffRate, diffrate_plan
 from tokpress_jax.pruners.flops import layer_flops, model_flops
@@ -122,6 +123,7 @@ __all__ = [
   'model_flops',
   'nearest_kept',
   'pitome_plan',
+  'place_crops',
   'random_bipartite',
   'reduce_signals',
   'reduce_tokens',

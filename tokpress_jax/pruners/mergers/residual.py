@@ -14,17 +14,24 @@ from tokpress_jax.types import Array, Dense, OneHot, Reduction, Sparse, Tokens
 
 
 def residual_token(
-  reduction: Reduction, tokens: Tokens, *, weights: Array | None = None
+  reduction: Reduction,
+  tokens: Tokens,
+  *,
+  weights: Array | None = None,
+  sources: Array | None = None,
 ) -> Reduction:
   """Adds a last slot for the tokens that went nowhere.
 
   With the class token's attention as weights and mode 'sum' this is the fused
-  token of EViT (arXiv:2202.07800, section 3.2) and the last token of PruMerge.
+  token of EViT (arXiv:2202.07800, section 3.2), and with all tokens that were
+  not kept as sources the last token of PruMerge.
 
   Args:
     reduction: from N to K slots.
     tokens: the N slots.
     weights: [B, N] of the dropped tokens; 1 if not given.
+    sources: [B, N] bool, tokens that go there instead, also if they went
+      elsewhere too (the matrix is then dense).
 
   Returns:
     From N to K + 1 slots. The new slot's representative is the dropped token of
@@ -32,13 +39,15 @@ def residual_token(
     dropped nothing.
   """
   assign, kept = reduction.assign, reduction.index.shape[1]
+  if sources is not None:
+    assign = Dense(reduction_lib.dense(reduction))
   if isinstance(assign, Dense):
     reached = jnp.any(assign.matrix != 0, axis=1)
   elif isinstance(assign, Sparse):
     reached = jnp.any((assign.target >= 0) & (assign.weight != 0), axis=2)
   else:
     reached = assign.target >= 0
-  dropped = tokens.valid & ~reached
+  dropped = tokens.valid & (~reached if sources is None else sources)
   weight = jnp.ones(dropped.shape, jnp.float32)
   if weights is not None:
     weight = weights.astype(jnp.float32)

@@ -25,6 +25,7 @@ def knn_weighted(
   capacity: int,
   neighbours: int = 32,
   sources: Array | None = None,
+  bonus: Array | None = None,
   rank: Array | None = None,
 ) -> Reduction:
   """Each kept token adds its nearest others, weighted (PruMerge).
@@ -43,6 +44,8 @@ def knn_weighted(
     neighbours: how many are added to each.
     sources: [B, N] bool, what may be added; all unprotected tokens if None
       (Recoverable Compression: the tokens that are not kept).
+    bonus: [B, N], added to each token's similarities (Recoverable Compression:
+      what it has to do with the text).
     rank: [B, N], the order of the kept tokens; slot order if None.
 
   Returns:
@@ -57,6 +60,8 @@ def knn_weighted(
   metric = jax.lax.stop_gradient(metric)
   ours = reduction_lib.gather(metric, base.index)
   pairs = similarities.cosine(ours, metric)
+  if bonus is not None:
+    pairs = pairs + jax.lax.stop_gradient(bonus.astype(jnp.float32))[:, None]
   own = base.index[:, :, None] == jnp.arange(valid.shape[1])[None, None]
   takes = base.valid & ~jnp.take_along_axis(protected, base.index, axis=1)
   allowed = takes[:, :, None] & sources[:, None] & ~own

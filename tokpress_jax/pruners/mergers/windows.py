@@ -22,6 +22,7 @@ def windows(
   coordinates: Array | None = None,
   metric: Array | None = None,
   threshold: float | None = None,
+  at_most: Array | None = None,
 ) -> Reduction:
   """Non-overlapping windows become one token each.
 
@@ -34,11 +35,13 @@ def windows(
     size: of a window along each of the P axes.
     capacity: K, at least the windows (or what is left with a threshold) and
       the protected tokens of a row; what is beyond it is dropped. With a
-      threshold the number depends on the data: give N.
+      threshold the number depends on the data: give N, or `at_most`.
     coordinates: int [B, N, P]; the tokens' positions if not given.
     metric: [B, N, E], needed with a threshold.
     threshold: the least mean cosine at which a window is merged; None merges
       all.
+    at_most: int [B], unprotected tokens that may be left with a threshold; it
+      is lowered, window by window, until no more are.
 
   Returns:
     The reduction, a window's representative its first token, slot order kept.
@@ -63,13 +66,31 @@ def windows(
     same &= cell[:, None] == cell[:, :, None]
   if threshold is not None:
     assert metric is not None
-    alike = mean_cosine(metric, same) >= threshold
+    alike = mean_cosine(metric, same)
+    level: Array | float = threshold
+    if at_most is not None:
+      level = jnp.minimum(threshold, _level_of(alike, same, at_most))
+    alike = alike >= level
     own = jnp.eye(free.shape[1], dtype=bool)[None]
     same &= alike[:, :, None] | own
   slots = jnp.arange(free.shape[1], dtype=jnp.int32)[None]
   first = jnp.argmax(same, axis=2).astype(jnp.int32)
   lead = jnp.where(free, first, jnp.where(tokens.protected, slots, -1))
   return grouped(tokens, lead, capacity=capacity)
+
+
+def _level_of(alike: Array, same: Array, at_most: Array) -> Array:
+  """The similarity [B, 1] from which on merging leaves few enough tokens."""
+  number = same.sum(axis=2)
+  # Merging a window of n saves n - 1 tokens, 1 - 1 / n for each of it.
+  saved = jnp.where(number > 0, 1 - 1 / jnp.maximum(number, 1), 0)
+  falling, saved = jax.lax.sort((-alike, saved), dimension=1, num_keys=1)
+  need = (number > 0).sum(axis=1) - at_most
+  enough = jnp.cumsum(saved, axis=1) > need[:, None] - 1e-3
+  at = jnp.argmax(enough, axis=1)[:, None]
+  level = -jnp.take_along_axis(falling, at, axis=1) - 1e-6
+  level = jnp.where(enough.any(axis=1, keepdims=True), level, -jnp.inf)
+  return jnp.where(need[:, None] > 0, level, jnp.inf)
 
 
 def mean_cosine(metric: Array, same: Array) -> Array:

@@ -20,6 +20,7 @@ from tokpress_jax.pruners.scores.attention import (
   attention_rows,
   pagerank,
   strongest_heads,
+  unsplit_attention,
   visible_queries,
 )
 from tokpress_jax.pruners.scores.change import (
@@ -85,6 +86,7 @@ __all__ = [
   'text_prior',
   'text_similarity',
   'transition',
+  'unsplit_attention',
   'visible_queries',
   'window_similarity',
   'zeroth_order',

@@ -83,6 +83,23 @@ def attention_row(row: Array, *, heads: HeadJoin = 'mean') -> Array:
   return _join_heads(row.astype(jnp.float32), heads)
 
 
+def unsplit_attention(logits: Array, *, valid: Array) -> Array:
+  """Attention as if all heads were one (PruMerge, Recoverable Compression).
+
+  Queries and keys of all heads end to end have the sum of the heads' products,
+  and a width A times as large: softmax(sum of logits / sqrt(A)).
+
+  Args:
+    logits: [B, A, N] of one query, each head's scaled by its own width.
+    valid: [B, N] bool; the softmax runs over these.
+
+  Returns:
+    float32 [B, N].
+  """
+  whole = logits.astype(jnp.float32).sum(axis=1) / logits.shape[1] ** 0.5
+  return masked_softmax(jnp.where(valid, whole, -jnp.inf))
+
+
 def attention_rows(
   rows: Array,
   *,

@@ -217,16 +217,21 @@ def local_outliers(
 
 
 def within(
-  kept: Array, scores: Array, *, limit: int, valid: Array, protected: Array
+  kept: Array,
+  scores: Array,
+  *,
+  limit: Array | int,
+  valid: Array,
+  protected: Array,
 ) -> tuple[Array, Array]:
-  """Limits a mask to a static number of tokens, those of the highest scores.
+  """Limits a mask to a number of tokens, those of the highest scores.
 
   MustDrop keeps tokens with `~((sums < a * total) & (peaks < b))`.
 
   Args:
     kept: [B, N] bool, tokens that passed.
     scores: [B, N], which of them stay if they are too many.
-    limit: the most that may be kept beside protected ones.
+    limit: [B] or one number, the most that may be kept beside protected ones.
     valid: [B, N] bool.
     protected: [B, N] bool.
 

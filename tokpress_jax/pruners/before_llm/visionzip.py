@@ -1,0 +1,94 @@
+"""VisionZip: dominant tokens, and the rest in a few (arXiv:2412.04467)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from tokpress_jax.errors import UserError
+from tokpress_jax.pruners import (
+  base,
+  budgets,
+  mergers,
+  reduction,
+  scores,
+  selectors,
+  similarities,
+)
+from tokpress_jax.pruners import positions as positions_lib
+from tokpress_jax.types import Ratio, Reduction, Signals, Tap, Tokens
+
+_ATTENTION = Tap('attention_row', -2)
+_KEYS = Tap('keys', -2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionZip(base.Pruner):
+  """Keeps what the class token attends to; evenly spaced targets take the rest.
+
+  The dominant tokens stay as they are. Of the others, evenly spaced ones are
+  targets, and each remaining one joins the target of the most similar key (mean
+  of the heads). It stands before the projector.
+
+  The class token is one of the official code's dominant tokens: observe the
+  tower with `special='keep'`, and it stays beside the budget. So the published
+  54 + 10 tokens are a budget of 63; 108 + 20 are 127 and `contextual=20`, 162 +
+  30 are 191 and 30.
+
+  Attributes:
+    contextual: how many of the budget are targets; a `Ratio` is of the budget
+      (AngelSlim's is 10 / 64).
+    merge: a slot is its target plus the mean of what joined it, not divided
+      again ('target_mean', the official code), or the mean of all ('mean',
+      AngelSlim).
+  """
+
+  budget: budgets.Budget = 63
+  positions: positions_lib.Policy = 'compact'
+  contextual: int | Ratio = 10
+  merge: Literal['target_mean', 'mean'] = 'target_mean'
+
+  needs: ClassVar[base.Needs] = frozenset({_ATTENTION, _KEYS})
+
+  def __post_init__(self):
+    super().__post_init__()
+    budgets.check(self.contextual)
+    if isinstance(self.contextual, int) and self.contextual < 1:
+      raise UserError(
+        f'VisionZip merges into at least 1 token, got contextual='
+        f'{self.contextual}'
+      )
+    if self.merge not in ('target_mean', 'mean'):
+      raise UserError(
+        f"merge is by 'target_mean' or 'mean', got {self.merge!r}"
+      )
+
+  @property
+  def mode(self) -> reduction.Mode:  # type: ignore[override]
+    """How features move."""
+    return self.merge
+
+  def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
+    """Top attention, then merging into evenly spaced targets."""
+    count = budgets.row_counts(self.budget, tokens)
+    table = [
+      budgets.resolve(self.contextual, n, n)
+      for n in range(tokens.valid.shape[1] + 1)
+    ]
+    targets = jnp.asarray(np.array(table, np.int32))[count]
+    dominant, _ = selectors.top(
+      scores.attention_row(signals.taps[_ATTENTION], heads='sum'),
+      count=count - targets,
+      valid=tokens.valid,
+      protected=tokens.protected,
+    )
+    return mergers.uniform_targets(
+      similarities.mean_heads(signals.taps[_KEYS]),
+      tokens,
+      count=targets,
+      capacity=budgets.capacity(self.budget, tokens),
+      kept=dominant,
+    )
