@@ -32,7 +32,7 @@ from=()
 for share in 0.875 0.75 0.5 0.4; do
   rates="$out/diffrate_$share"
   train vit_scenes_diffrate "diffrate_$share" --task.classifier "$host" \
-    --task.flops "$share" "${from[@]}"
+    --task.flops "$share" ${from[@]+"${from[@]}"}
   from=(--train.init-from "$rates")
   runs+=("$rates")
   tune "diffrate_tuned_$share" --task.plan-from "$rates"

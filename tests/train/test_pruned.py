@@ -228,7 +228,7 @@ def test_rates_follow_the_target_and_go_with_the_model(classifier, tmp_path):
 
 def test_flops_count_after_the_free_steps(classifier):
   task = DiffRateTask(
-    classifier=classifier, flops=0.5, weight=7.0, free_steps=2
+    classifier=classifier, flops=0.6, weight=7.0, free_steps=2
   ).bind(INFO)
   (program,) = task.programs()
   frozen = task.constants()
@@ -240,9 +240,9 @@ def test_flops_count_after_the_free_steps(classifier):
   )
   for step, weight in ((1, 0.0), (2, 7.0)):
     loss, found, _ = run(jnp.int32(step))
-    want = found['cross_entropy'] + weight * (found['flops'] - 0.5) ** 2
+    want = found['cross_entropy'] + weight * (found['flops'] - 0.6) ** 2
     np.testing.assert_allclose(loss, want, rtol=1e-6)
-    assert abs(float(found['flops']) - 0.5) > 0.05
+    assert abs(float(found['flops']) - 0.6) > 0.05
 
 
 def test_what_rates_cannot_be_learned_for_is_refused(classifier, tmp_path):
