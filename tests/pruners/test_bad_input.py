@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from general import METHODS
 
 from tokpress_jax import models, pruners, registry
 from tokpress_jax.errors import UserError
@@ -19,7 +20,6 @@ from tokpress_jax.pruners import mergers, pitome, random_inputs, selectors
 from tokpress_jax.types import Ratio, Signals, Tokens
 
 ROWS, SLOTS = 4, 10
-METHODS = [entry.name for entry in registry.list_pruners()]
 OF_COUNTS = [name for name in METHODS if name != 'tome_kth']
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from general import METHODS
 
 from tokpress_jax import pruners, registry
 from tokpress_jax.pruners import budgets, random_inputs
@@ -32,9 +33,9 @@ MORE = {'diffrate': {'left': Ratio(ratio=0.9)}}
 # Those that merge at most half of a row.
 HALVES = ('tome', 'pitome')
 COMBINATIONS = [
-  (entry.name, budget)
-  for entry in registry.list_pruners()
-  for budget in (OF_RATIO if entry.name == 'tome_kth' else BUDGETS)
+  (name, budget)
+  for name in METHODS
+  for budget in (OF_RATIO if name == 'tome_kth' else BUDGETS)
 ]
 TRACES: collections.Counter = collections.Counter()
 
