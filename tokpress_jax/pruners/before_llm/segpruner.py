@@ -79,7 +79,9 @@ class SeGPruner(selecting.Selecting):
       rest = valid & ~kept
       first = jnp.argmax(jnp.where(rest, score, -jnp.inf), axis=1)
       far = similarities.reach(points, first, among=rest)
-      near = similarities.cosine_distance_rows(tokens.features)
+      near = similarities.complement(
+        similarities.cosine_rows(tokens.features, picks=limit)
+      )
       space = similarities.distance_rows(points, scale=far)
       return selectors.farthest(
         similarities.mixture([(self.mix, space), (1 - self.mix, near)]),
