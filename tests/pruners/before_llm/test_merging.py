@@ -177,9 +177,10 @@ def test_padded_rows_equal_single_ones(name):
 
 
 def test_aim_equals_the_official_code():
-  for number in case.AIM:
+  for number, parts in case.AIM.items():
+    pruner = before_llm.AIM(budget=Ratio(ratio=1 / parts[-1]))
     x = case.draw(80, 2, number, 6)
-    got, reduction = run(before_llm.AIM(), Tokens.create(x), Signals())
+    got, reduction = run(pruner, Tokens.create(x), Signals())
     close(got.features, GOLDEN[f'aim_{number}'])
     np.testing.assert_allclose(got.mass.sum(axis=1), number, rtol=1e-6)
     np.testing.assert_allclose(got.mass, np.round(got.mass), atol=1e-5)

@@ -113,11 +113,7 @@ class PruMergePlus(PruMerge):
   def select(self, tokens: Tokens, attention: Array) -> tuple[Array, Array]:
     """Top attention, then a stride."""
     free = tokens.valid & ~tokens.protected
-    number = free.sum(axis=1)
-    place = jnp.cumsum(free, axis=1) - 1
-    # The last token is not among them, as in the official code.
-    last = jnp.maximum(number - 1, 1)
-    spaced = free & (place % self.step == 0) & (place < last[:, None])
+    spaced = scores.stride(free, step=self.step) > 0
     count = budgets.row_counts(self.budget, tokens) - 1
 
     def important(ask: Array, kept: Array) -> tuple[Array, Array]:
