@@ -258,9 +258,9 @@ def globalcom2(root):
 def aim(root):
   m = functions((root / 'llava' / 'model' / 'token_merge.py').read_text())
   out = {}
-  for number in case.AIM:
+  for number, parts in case.AIM.items():
     x = torch.tensor(case.draw(80, 2, number, 6))
-    for part in (2, 4):
+    for part in parts:
       x = m.bipartite_soft_matching_merge(metric=x, r=number // part, x=x)
     out[f'aim_{number}'] = x
   return out

@@ -7,19 +7,13 @@ VISIONZIP = {'patches': 41, 'heads': 3, 'head': 4, 'width': 6}
 DOMINANT, CONTEXTUAL = 12, 5
 RATIOS = (0.5, 0.8)  # of AngelSlim: what leaves; 10 / 64 of the rest is targets
 PRUMERGE = {'patches': 576, 'heads': 2, 'head': 3, 'width': 6}
-RECOVERABLE = {
-  'patches': 144,
-  'heads': 2,
-  'head': 4,
-  'width': 8,
-  'stretch': (8, 6),
-}
-PLUS = {64: (66, 11), 128: (136, 6), 256: (287, 3)}  # to (budget, step)
+RECOVERABLE = {'patches': 144, 'heads': 2, 'head': 24, 'width': 48}
+PLUS = {64: (67, 11), 128: (137, 6), 256: (288, 3)}  # to (budget, step)
 SIDE = 12
 # Rows and columns of crops, and (width, height) of the image.
 CROPS = {'2x2': ((2, 2), (200, 140)), '1x3': ((1, 3), (500, 120))}
 HIRED = ((0.2, 0.5), (0.35, 0.3))  # (rate, alpha)
-AIM = (28, 27)
+AIM = {28: (2, 4), 27: (2, 4), 31: (2, 4, 8)}  # tokens, and their parts
 DTD = {'frames': 5, 'rows': 2, 'columns': 2, 'before': 3, 'after': 2}
 THRESHOLDS = (0.5, 0.1)
 DYCOKE = (8, 6)
@@ -44,8 +38,7 @@ def tower(name, rows=2):
   heads = (rows, shape['heads'], tokens, shape['head'])
   seed = sum(map(ord, name))
   queries = draw(seed, *heads)
-  stretch = np.array(shape.get('stretch', (3, 3)), np.float32)[:rows]
-  queries[:, :, 0] *= stretch[:, None, None]
+  queries[:, :, 0] *= 3
   features = draw(seed + 1, rows, tokens, shape['width'])
   return features, queries, draw(seed + 2, *heads)
 
@@ -64,7 +57,7 @@ def logits_of(queries, keys):
 
 def text_scores():
   """Cosines of patches to a question, [2, patches]."""
-  score = 0.05 * draw(40, 2, RECOVERABLE['patches'])
+  score = 0.12 * draw(40, 2, RECOVERABLE['patches'])
   more = np.abs(draw(41, 2, RECOVERABLE['patches']))
   score[:, ::9] += 0.4 + 0.3 * more[:, ::9]
   return score

@@ -62,6 +62,7 @@ def check(pruner, make, sizes, *, front=True):
     kept = np.asarray(want.valid[0])
     assert np.asarray(got.valid[i]).sum() == kept.sum() > 0, i
     there = np.asarray(got.valid[i])
+    assert there[: kept.sum()].all() and kept[: kept.sum()].all(), i
     shift = slots - size if front and i % 2 else 0
     index = np.asarray(reduction.index[i])[there] - shift
     np.testing.assert_array_equal(index, np.asarray(alone.index[0])[kept])

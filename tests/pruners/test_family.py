@@ -32,13 +32,21 @@ PRUNERS = {
   'idpruner': before_llm.IDPruner(budget=5, order='score'),
   'todre': before_llm.ToDRE(budget=5),
   'catp': before_llm.CATP(budget=5),
-  'visionzip': before_llm.VisionZip(budget=7, contextual=3),
-  'prumerge': before_llm.PruMerge(budget=7, neighbours=3),
-  'prumerge-plus': before_llm.PruMergePlus(budget=8, step=4, neighbours=3),
-  'recoverable': before_llm.Recoverable(budget=8, neighbours=3),
-  'token-corr': before_llm.TokenCorr(budget=7, repeats=1),
   'aim': before_llm.AIM(budget=Ratio(ratio=0.25)),
   'zoo-prune': before_llm.ZOOPrune(budget=5, project=jnp.tanh, directions=4),
+  'visionzip': before_llm.VisionZip(budget=6, contextual=2),
+  'visionzip-mean': before_llm.VisionZip(
+    budget=Ratio(ratio=0.5), contextual=Ratio(ratio=0.3), merge='mean'
+  ),
+  'prumerge': before_llm.PruMerge(budget=7, neighbours=3),
+  'prumerge-plus': before_llm.PruMergePlus(budget=9, step=5, neighbours=3),
+  'recoverable': before_llm.Recoverable(
+    budget=9, neighbours=3, outlier_neighbours=(5, 5, 3)
+  ),
+  'ppe': before_llm.PPE(
+    positions=pruners.Members(count=2, axes=1), sections=(4,)
+  ),
+  'token-corr': before_llm.TokenCorr(similarity=0.3, repeats=2),
 }
 MERGERS = (  # which drop nothing
   'tome',
@@ -46,6 +54,9 @@ MERGERS = (  # which drop nothing
   'pitome',
   'pitome-all',
   'token-transforming',
+  'visionzip',
+  'visionzip-mean',
+  'ppe',
 )
 ROWS, HEADS = 8, random_inputs.HEADS
 SLOTS, WIDTH = random_inputs.SLOTS, random_inputs.WIDTH
@@ -57,8 +68,7 @@ def checks(name):
   return testing.Checks(PRUNERS[name], keeps_mass=name in MERGERS)
 
 
-# The budget is a capacity, has a slot on top, or is halved and rounded.
-OWN_NUMBER = ('aim', 'prumerge', 'prumerge-plus', 'recoverable', 'token-corr')
+OWN_NUMBER = ('aim',)  # what halves leave is not rounded as a ratio is
 PROMISES = [
   (name, check)
   for name in PRUNERS

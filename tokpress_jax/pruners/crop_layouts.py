@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import selectors
+from tokpress_jax.pruners import checks, selectors
 from tokpress_jax.types import Array, Tokens
 
 
@@ -184,8 +183,7 @@ def _grids(tokens: Tokens) -> tuple[tuple[int, int], int]:
 
 def _check_tiles(tokens: Tokens, layout: Array) -> None:
   """Outside of `jit`: as many crops are there as the layout says."""
-  known = (tokens.valid, tokens.owner, layout)
-  if any(isinstance(x, jax.core.Tracer) for x in known):
+  if not checks.concrete(tokens.valid, tokens.owner, layout):
     return
   there = np.where(np.asarray(tokens.valid), np.asarray(tokens.owner), 0)
   for i, (row, (rows, columns)) in enumerate(

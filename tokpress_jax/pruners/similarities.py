@@ -169,7 +169,7 @@ def mixture(parts: Sequence[tuple[float, Rows]]) -> Rows:
   """Weighted sum of rows.
 
   SeGPruner's fused distance is `mixture([(w, distance_rows(xyz, scale=r)),
-  (1 - w, cosine_distance_rows(x))])`.
+  (1 - w, complement(cosine_rows(x)))])`.
 
   Args:
     parts: (weight, rows).

@@ -208,6 +208,29 @@ def test_maps_over_crops_are_bilinear():
     np.testing.assert_allclose(got[inside], want[at[:, 0], at[:, 1]], atol=1e-5)
 
 
+def test_the_last_crops_cover_what_does_not_divide():
+  side, layouts = 7, np.array([[2, 3], [3, 2], [1, 1]])
+  grid = np.stack(np.divmod(np.arange(side**2), side), axis=-1)
+  slots = 7 * side**2
+  valid = np.arange(slots) // side**2 <= layouts.prod(axis=1)[:, None]
+  tokens = Tokens.create(
+    np.zeros((3, slots, 1), np.float32),
+    positions=np.broadcast_to(np.tile(grid, (7, 1)), (3, slots, 2)),
+    valid=valid,
+    owner=np.broadcast_to(np.arange(slots) // side**2, valid.shape),
+    grids=((1, side, side),) * 7,
+  )
+  placed = crop_layouts.place_crops(tokens, layout=layouts)
+  np.testing.assert_array_equal(crop_layouts.layout_of(placed), layouts)
+  got = crop_layouts.crop_of_places(placed)
+  for i, (rows, columns) in enumerate(layouts):
+    for n, (y, x) in enumerate(grid):
+      row = min(y // (side // rows), rows - 1)
+      column = min(x // (side // columns), columns - 1)
+      assert got[i, n] == 1 + row * columns + column
+    assert (np.asarray(got)[i, side**2 :] == -1).all()
+
+
 def test_crops_that_do_not_tile_are_refused():
   tokens, signals = images('2x2')
   refuse = lambda text: pytest.raises(UserError, match=text)

@@ -10,7 +10,7 @@ import padded_pruners
 import pytest
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import before_llm
+from tokpress_jax.pruners import before_llm, testing
 from tokpress_jax.types import Ratio, Signals, Tap, Tokens
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[2] / 'golden' / 'merging.npz')
@@ -111,16 +111,18 @@ def test_visionzip_adds_target_and_mean_where_angelslim_averages():
 def test_prumerge_equals_the_official_code():
   tokens, signals = tower('PRUMERGE')
   # More slots than are needed, and exactly as many as the second row needs.
-  for budget in (150, 106):
+  for budget in (151, 107):
     got, _ = run(before_llm.PruMerge(budget=budget), tokens, signals)
     for i in range(2):
       rows = valid_rows(got, i)
       assert got.protected[i, 0] and not got.protected[i, 1:].any()
       close(rows[1:], GOLDEN[f'prumerge_{i}'])
-  fewer, _ = run(before_llm.PruMerge(budget=60), tokens, signals)
+  fewer, _ = run(before_llm.PruMerge(budget=61), tokens, signals)
   for i in range(2):  # the highest stay, and one more takes the others
     close(fewer.features[i, 1:61], GOLDEN[f'prumerge_{i}'][:60])
     assert fewer.valid[i].all() and fewer.valid.shape[1] == 62
+  one, _ = run(before_llm.PruMerge(budget=1), tokens, signals)
+  assert one.valid.all() and one.valid.shape[1] == 2  # class and last token
 
 
 @pytest.mark.parametrize('number', case.PLUS)
@@ -137,7 +139,7 @@ def test_the_softmax_of_prumerge_counts_the_class_token():
   tokens, signals = tower('PRUMERGE')
   logits = Tap('attention_logits', -1)
   taps = {**signals.taps, logits: signals.taps[logits].at[:, :, 0].set(6.0)}
-  pruner = before_llm.PruMerge(budget=150)
+  pruner = before_llm.PruMerge(budget=151)
   full, _ = run(pruner, tokens, Signals(taps=taps))
   taps = {t: x[:, :, 1:] for t, x in taps.items()}
   patches = Tokens.create(tokens.features[:, 1:])
@@ -162,7 +164,7 @@ METHODS = {
     'PRUMERGE',
   ),
   'prumerge-plus': (
-    before_llm.PruMergePlus(budget=9, step=4, neighbours=3),
+    before_llm.PruMergePlus(budget=10, step=4, neighbours=3),
     'PRUMERGE',
   ),
 }
@@ -175,9 +177,10 @@ def test_padded_rows_equal_single_ones(name):
 
 
 def test_aim_equals_the_official_code():
-  for number in case.AIM:
+  for number, parts in case.AIM.items():
+    pruner = before_llm.AIM(budget=Ratio(ratio=1 / parts[-1]))
     x = case.draw(80, 2, number, 6)
-    got, reduction = run(before_llm.AIM(), Tokens.create(x), Signals())
+    got, reduction = run(pruner, Tokens.create(x), Signals())
     close(got.features, GOLDEN[f'aim_{number}'])
     np.testing.assert_allclose(got.mass.sum(axis=1), number, rtol=1e-6)
     np.testing.assert_allclose(got.mass, np.round(got.mass), atol=1e-5)
@@ -197,6 +200,12 @@ def test_aim_on_padded_rows():
   )
   padded_pruners.check(before_llm.AIM(), make, (25, 12, 25, 9))
   padded_pruners.check(before_llm.AIM(budget=Ratio(ratio=0.125)), make, (25, 3))
+
+
+def test_aim_keeps_what_pruners_promise():
+  # Of 23 tokens 23 - 11 - 5 stay, one more than a quarter, as in the code.
+  skip = ('budget_is_respected',)
+  testing.check_pruner(before_llm.AIM(), keeps_mass=True, skip=skip)
 
 
 def test_what_does_not_fit_is_said():

@@ -23,10 +23,8 @@ class DTD(base.Pruner):
   videos are padded by whole frames.
 
   How many change depends on the video: the budget is a capacity; where more do,
-  those that changed most stay. It always holds the first frame. Pixels are
-  compared by the same class where they are the features, but for the official
-  code's other order: it compares the last of two pictures of a place with the
-  first of the two before.
+  those that changed most stay. It always holds the first frame. The official
+  code's other measure, by pixels, is not here.
 
   Attributes:
     threshold: of the cosine.

@@ -1,7 +1,7 @@
 """PPE: clusters that keep the places of several members.
 
-"Positional preservation embedding for multimodal large language models"
-(MouxiaoHuang/PPE), with the clustering of Chat-UniVi (arXiv:2311.08046).
+Positional preservation embedding (arXiv:2510.22936), with the clustering of
+Chat-UniVi (arXiv:2311.08046).
 """
 
 from __future__ import annotations

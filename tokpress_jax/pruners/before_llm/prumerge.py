@@ -40,8 +40,8 @@ class PruMerge(base.Pruner):
   `special='keep'`; it stays first, beside the budget (the official code leaves
   it out then). Without it the same tokens are kept, but weights are larger.
 
-  How many are outliers depends on the image: the budget is a capacity; where
-  more are, the highest stay. One slot for the last token comes on top.
+  How many are outliers depends on the image: the budget is a capacity, the last
+  token included; where more are, the highest stay.
 
   Attributes:
     neighbours: added to each kept token.
@@ -56,13 +56,14 @@ class PruMerge(base.Pruner):
 
   def select(self, tokens: Tokens, attention: Array) -> tuple[Array, Array]:
     """Outliers: kept [B, N] bool, and rank int32 [B, N]."""
-    limit = budgets.capacity(self.budget, tokens) - tokens.num_protected
     count = selectors.outliers(
-      attention, free=tokens.valid & ~tokens.protected, limit=limit
+      attention,
+      free=tokens.valid & ~tokens.protected,
+      limit=attention.shape[1],
     )
     return selectors.top(
       attention,
-      count=jnp.minimum(count, budgets.row_counts(self.budget, tokens)),
+      count=jnp.minimum(count, budgets.row_counts(self.budget, tokens) - 1),
       valid=tokens.valid,
       protected=tokens.protected,
     )
@@ -78,7 +79,7 @@ class PruMerge(base.Pruner):
       tokens,
       kept=kept,
       weights=attention,
-      capacity=budgets.capacity(self.budget, tokens),
+      capacity=budgets.capacity(self.budget, tokens) - 1,
       neighbours=self.neighbours,
       rank=rank,
     )
@@ -93,15 +94,15 @@ class PruMergePlus(PruMerge):
 
   Every `step`-th token is kept, and the class token's attention chooses what
   is left of the budget; a token that both take is kept once. The published
-  settings for 576 tokens, of "64", "128" and "256", are (budget, step) of (66,
-  11), (136, 6) and (287, 3): 13, 40 and 95 by attention, and steps of a third
-  of 33, 18 and 9.
+  settings for 576 tokens, of "64", "128" and "256", are (budget, step) of (67,
+  11), (137, 6) and (288, 3): 13, 40 and 95 by attention, steps of a third of
+  33, 18 and 9, and the last token.
 
   Attributes:
     step: of the spaced tokens.
   """
 
-  budget: budgets.Budget = 66
+  budget: budgets.Budget = 67
   step: int = 11
 
   def __post_init__(self):
@@ -112,12 +113,8 @@ class PruMergePlus(PruMerge):
   def select(self, tokens: Tokens, attention: Array) -> tuple[Array, Array]:
     """Top attention, then a stride."""
     free = tokens.valid & ~tokens.protected
-    number = free.sum(axis=1)
-    place = jnp.cumsum(free, axis=1) - 1
-    # The last token is not among them, as in the official code.
-    last = jnp.maximum(number - 1, 1)
-    spaced = free & (place % self.step == 0) & (place < last[:, None])
-    count = budgets.row_counts(self.budget, tokens)
+    spaced = scores.stride(free, step=self.step) > 0
+    count = budgets.row_counts(self.budget, tokens) - 1
 
     def important(ask: Array, kept: Array) -> tuple[Array, Array]:
       return selectors.top(

@@ -42,8 +42,8 @@ class Recoverable(base.Pruner):
 
   Not as in the code are the keys: it looks those of what is left up by their
   number among what is left, in the keys of all. How many are kept depends on
-  the data: the budget is a capacity; text and centres get what is left of it.
-  One slot comes on top.
+  the data: the budget is a capacity, the last token included; text and centres
+  get what is left of it.
 
   Attributes:
     neighbours: added to each centre.
@@ -80,7 +80,7 @@ class Recoverable(base.Pruner):
     valid, fixed = tokens.valid, tokens.protected & tokens.valid
     free, slots = valid & ~fixed, valid.shape[1]
     total = free.sum(axis=1)
-    most = budgets.row_counts(self.budget, tokens)
+    most = budgets.row_counts(self.budget, tokens) - 1
     attention = scores.unsplit_attention(signals.taps[_LOGITS], valid=valid)
     by_eye, by_text, by_rest = self.outlier_neighbours
 
@@ -117,7 +117,7 @@ class Recoverable(base.Pruner):
       dataclasses.replace(tokens, protected=alone),
       kept=kept,
       weights=attention,
-      capacity=budgets.capacity(self.budget, tokens),
+      capacity=budgets.capacity(self.budget, tokens) - 1,
       neighbours=self.neighbours,
       bonus=self.weight * text,
       rank=rank,

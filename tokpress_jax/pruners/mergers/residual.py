@@ -34,11 +34,11 @@ def residual_token(
       elsewhere too (the matrix is then dense).
 
   Returns:
-    From N to K + 1 slots. The new slot's representative is the dropped token of
-    the largest weight, the first of them on ties; it is not valid in rows that
-    dropped nothing.
+    From N to K + 1 slots. The new slot stands behind the valid ones of a row;
+    its representative is the dropped token of the largest weight, the first of
+    them on ties. It is not valid in rows that dropped nothing.
   """
-  assign, kept = reduction.assign, reduction.index.shape[1]
+  assign = reduction.assign
   if sources is not None:
     assign = Dense(reduction_lib.dense(reduction))
   if isinstance(assign, Dense):
@@ -53,26 +53,36 @@ def residual_token(
     weight = weights.astype(jnp.float32)
   best = jnp.argmax(jnp.where(dropped, weight, -jnp.inf), axis=1)[:, None]
   weight = jnp.where(dropped, weight, 0)
+  # Behind the valid slots of a row, which come first.
+  slot = reduction.valid.sum(axis=1, dtype=jnp.int32)[:, None]
+  here = jnp.arange(reduction.index.shape[1] + 1)[None] == slot  # [B, K + 1]
+
+  def put(old: Array, new: Array) -> Array:
+    """Old [B, K, ...] with new [B, 1, ...] in the new slot."""
+    rest = [(0, 0)] * (old.ndim - 2)
+    wide = jnp.pad(old, [(0, 0), (0, 1), *rest])
+    mask = here.reshape(*here.shape, *(1,) * (old.ndim - 2))
+    return jnp.where(mask, new.astype(old.dtype), wide)
+
   joined: OneHot | Sparse | Dense
   if isinstance(assign, Dense):
-    row = weight[:, None].astype(assign.matrix.dtype)
-    joined = Dense(jnp.concatenate([assign.matrix, row], axis=1))
+    joined = Dense(put(assign.matrix, weight[:, None]))
   elif isinstance(assign, OneHot) and weights is None:
-    joined = OneHot(jnp.where(dropped, kept, assign.target))
+    joined = OneHot(jnp.where(dropped, slot, assign.target))
   else:
     links = reduction_lib.links(assign)
     gone, last = dropped[..., None], jnp.arange(links.target.shape[2]) == 0
     last = last[None, None]
-    target = jnp.where(gone, jnp.where(last, kept, -1), links.target)
+    target = jnp.where(gone, jnp.where(last, slot[..., None], -1), links.target)
     spread = jnp.where(last, weight[..., None], 0)
     joined = Sparse(target, jnp.where(gone, spread, links.weight))
   one = dropped.any(axis=1, keepdims=True)
   extra = reduction_lib.gather(tokens.positions, best)
-  extra = jnp.where(one[..., None], extra, 0).astype(reduction.positions.dtype)
+  extra = jnp.where(one[..., None], extra, 0)
   return dataclasses.replace(
     reduction,
-    index=jnp.concatenate([reduction.index, best.astype(jnp.int32)], axis=1),
-    valid=jnp.concatenate([reduction.valid, one], axis=1),
+    index=put(reduction.index, best),
+    valid=put(reduction.valid, one),
     assign=joined,
-    positions=jnp.concatenate([reduction.positions, extra], axis=1),
+    positions=put(reduction.positions, extra),
   )
