@@ -372,7 +372,7 @@ _ENTRIES = {
       'segpruner',
       'pruner',
       'pruners.before_llm.segpruner:SeGPruner',
-      paper='SeGPruner',
+      paper='SeGPruner, intcomp/SegPruner',
       evidence='official',
     ),
     _row(
@@ -410,7 +410,7 @@ _ENTRIES = {
       'ppe',
       'pruner',
       'pruners.before_llm.ppe:PPE',
-      paper='PPE',
+      paper='PPE, arXiv:2510.22936',
       evidence='official',
       licence='Apache-2.0',
     ),

@@ -26,13 +26,29 @@ from tokpress_jax.types import Signals, Tokens
 # The two rows of budgets: LLaVA-1.5's and LLaVA-NeXT's.
 KEPT = {576: (192, 128, 64), 2880: (640, 320, 160)}
 LAYERS, WIDTH, HIDDEN, WORDS = 32, 4096, 11008, 64
-# Which cannot leave K of N at once: at most half merges, or a ratio is needed.
-_INSIDE = frozenset({'tome', 'tome_kth', 'pitome'})
+# Those that can leave K of the tokens of one image.
+METHODS = (
+  'divprune',
+  'vtc_cls',
+  'hiprune',
+  'visionzip',
+  'prumerge',
+  'recoverable',
+  'scope',
+  'dart',
+  'vispruner',
+  'idpruner',
+  'todre',
+  'catp',
+  'token_corr',
+  'random',
+  'stride',
+)
 
 
 def run(
   *,
-  methods: str | Sequence[str] = (),
+  methods: str | Sequence[str] = METHODS,
   slots: int | Sequence[int] = (576, 2880),
   width: int = WIDTH,
   dtype: str = 'float32',
@@ -41,7 +57,7 @@ def run(
   """Times the methods at their published budgets.
 
   Args:
-    methods: names of pruners; all that can keep K tokens of a row by default.
+    methods: names of pruners that can keep K tokens of a row.
     slots: N, 576 or 2880 or both.
     width: of the tokens.
     dtype: of the tokens.
@@ -57,11 +73,6 @@ def run(
   if unknown := sorted(set(slots) - set(KEPT)):
     raise UserError(f'slots are among {sorted(KEPT)}, got {unknown}')
   names = (methods,) if isinstance(methods, str) else tuple(methods)
-  names = names or tuple(
-    entry.name
-    for entry in registry.entries('pruner')
-    if entry.name not in _INSIDE
-  )
   rows = []
   for number in slots:
     rows += compare(

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokpress_jax import inference, pruners, registry, types
+from tokpress_jax import inference, pruners, types
 from tokpress_jax.bench import harness, memory, official_tome, torch_peer
 from tokpress_jax.bench.weights import redraw
 from tokpress_jax.errors import UserError
@@ -161,32 +161,8 @@ def compare(
 
 
 def plan_of(name: str, *, r: int, config: ViTConfig) -> Plan:
-  """A pruner after every layer's attention, each of which takes r tokens out.
-
-  DiffRate drops half of them, rounded up, and merges the others.
-
-  Args:
-    name: of the registry.
-    r: see `run`.
-    config: of the host.
-
-  Raises:
-    UserError: the name is none of a pruner that can do that.
-  """
-  if name == 'tome':
-    return pruners.tome_plan(r, depth=config.depth)
-  if name == 'tome_kth':
-    raise UserError(
-      'tome_kth keeps one token of k and cannot take out r; leave it out'
-    )
-  make = registry.resolve(name)
-  options: dict[str, Any] = {'budget': pruners.Remove(tokens=r)}
-  if name == 'diffrate':
-    options['left'] = pruners.Remove(tokens=(r + 1) // 2)
-  pruner = make(**options)
-  return tuple(
-    (f'block_{i}.after_attention', pruner) for i in range(config.depth)
-  )
+  """A pruner after each layer's attention, which takes r tokens out."""
+  return pruners.PlanConfig(method=name, r=r).plan(config.shape)
 
 
 def alone(*, model: str, r: int, batch: int, method: str) -> harness.Call:
