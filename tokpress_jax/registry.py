@@ -326,7 +326,7 @@ _ENTRIES = {
       'pruner',
       'pruners.before_llm.prumerge:PruMerge',
       paper='LLaVA-PruMerge, arXiv:2403.15388',
-      evidence='official',
+      evidence="VTC-CLS's copy",
       licence='Apache-2.0',
     ),
     _row(
@@ -334,7 +334,7 @@ _ENTRIES = {
       'pruner',
       'pruners.before_llm.prumerge:PruMergePlus',
       paper='LLaVA-PruMerge, arXiv:2403.15388',
-      evidence='official',
+      evidence="VTC-CLS's copy",
       licence='Apache-2.0',
     ),
     _row(
@@ -404,7 +404,8 @@ _ENTRIES = {
       'pruner',
       'pruners.before_llm.dycoke:DyCoke',
       paper='DyCoke, arXiv:2411.15024',
-      evidence='oracle',
+      evidence='LightCompress',
+      licence='Apache-2.0',
     ),
     _row(
       'ppe',
