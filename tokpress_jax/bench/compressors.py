@@ -7,6 +7,10 @@ needs for the K tokens and 64 of text at the peak of this machine's matrix
 products, measured in the same run, and `share` the method's part of that.
 `gram` is the time over that of one product of all pairs of tokens. Times
 alternate. What is drawn at random has no say in the time.
+
+With a trained ViT (`--model RUN`) it measures instead what is left of the
+images of the run's own data, at the same shares of its patches; see
+`report.measure_choosing`.
 """
 
 from __future__ import annotations
@@ -17,9 +21,10 @@ from typing import Any
 
 import jax
 
-from tokpress_jax import registry
+from tokpress_jax import registry, report, workdir
 from tokpress_jax.bench import harness, peaks
 from tokpress_jax.errors import UserError
+from tokpress_jax.io import load as load_lib
 from tokpress_jax.pruners import flops, random_inputs, similarities
 from tokpress_jax.types import Signals, Tokens
 
@@ -53,8 +58,11 @@ def run(
   width: int = WIDTH,
   dtype: str = 'float32',
   repeats: int = 3,
+  model: str | None = None,
+  train_images: int = 4096,
+  test_images: int = 2048,
 ) -> list[harness.Row]:
-  """Times the methods at their published budgets.
+  """Times the methods at their published budgets, or measures what is left.
 
   Args:
     methods: names of pruners that can keep K tokens of a row.
@@ -62,6 +70,10 @@ def run(
     width: of the tokens.
     dtype: of the tokens.
     repeats: timed calls of each.
+    model: a work directory of a classifier; nothing is timed then. Methods that
+      need a text or a selector's scores are left out.
+    train_images: for the linear probe.
+    test_images: that are measured.
 
   Returns:
     A row for each method and budget.
@@ -69,6 +81,9 @@ def run(
   Raises:
     UserError: if there are no budgets for a number of tokens.
   """
+  if model is not None:
+    given = (methods,) if isinstance(methods, str) else tuple(methods)
+    return left_of(model, given, train_images, test_images)
   slots = (slots,) if isinstance(slots, int) else tuple(slots)
   if unknown := sorted(set(slots) - set(KEPT)):
     raise UserError(f'slots are among {sorted(KEPT)}, got {unknown}')
@@ -84,6 +99,33 @@ def run(
       repeats=repeats,
     )
   return rows
+
+
+def left_of(
+  model: str, methods: Sequence[str], train_images: int, test_images: int
+) -> list[harness.Row]:
+  """What methods leave of a run's images; see `run`."""
+  plain = [
+    name
+    for name in methods
+    if not registry.resolve(name)().needs & {'text', 'importance'}
+  ]
+  images = report.image_set(
+    workdir.read_config(model).data,
+    max_train=train_images,
+    max_test=test_images,
+  )
+  rows = report.measure_choosing(load_lib.load(model), images, plain)
+  return [
+    {
+      'name': f'{row.method}/{row.tokens}',
+      'coverage': row.coverage,
+      'diversity': row.diversity,
+      'error': row.error,
+      'probe': row.probe,
+    }
+    for row in rows
+  ]
 
 
 def compare(

@@ -1,5 +1,6 @@
 """What fewer tokens cost: trained runs, measured and shown on one page."""
 
+from tokpress_jax.report.choosing import ChoosingRow, measure_choosing
 from tokpress_jax.report.flow_steps import (
   FlowStepsResult,
   draws_steps,
@@ -30,6 +31,7 @@ from tokpress_jax.report.tokenizing import (
 from tokpress_jax.report.training import read_curves, scale_curves
 
 __all__ = [
+  'ChoosingRow',
   'FlowStepsResult',
   'ImageSet',
   'PruningResult',
@@ -41,6 +43,7 @@ __all__ = [
   'draws_steps',
   'flow_steps_figure',
   'image_set',
+  'measure_choosing',
   'measure_flow_steps',
   'measure_generator',
   'measure_pruners',
