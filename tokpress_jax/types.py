@@ -44,6 +44,8 @@ class Tokens:
     source_count: [B] int32, valid tokens before any reduction.
     grids: static (T, H, W) of each owner.
     source_slots: static, token slots before any reduction.
+    placed: static, whether positions of several crops are those in the whole
+      image (`pruners.place_crops`).
     num_protected: static, the most protected slots that a row may have. They
       are kept on top of a budget, which counts the others only.
   """
@@ -61,6 +63,7 @@ class Tokens:
   )
   source_slots: int = struct.field(pytree_node=False, default=0)
   num_protected: int = struct.field(pytree_node=False, default=0)
+  placed: bool = struct.field(pytree_node=False, default=False)
 
   @classmethod
   def create(

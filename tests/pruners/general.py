@@ -8,6 +8,7 @@ SPECIAL = {
   'dtd': 'frames',
   'dycoke': 'frames, and a ratio',
   'globalcom2': 'crops, and a ratio',
+  'hiprune': 'a grid',
   'hired': 'crops, and a ratio',
   'mustdrop': 'a grid; the budget is a capacity',
   'ppe': 'positions of three axes',

@@ -5,6 +5,7 @@ rows of padding, unknown sites, another model's checkpoint.
 """
 
 import functools
+import math
 
 import host_cases
 import jax
@@ -160,9 +161,9 @@ def test_matchings_merge_at_most_a_half():
   assert 'inflect in [-1, 1]' in said_by(
     pruners.tome_plan, 4, depth=3, inflect=2.0
   )
-  assert "unknown metric 'kyes'" in said_by(
-    pruners.ToMe(metric='kyes'), *make()
-  )
+  assert "unknown metric 'kyes'" in said_by(pruners.ToMe, metric='kyes')
+  said = said_by(pruners.PiToMe, partition='some', margin=math.nan)
+  assert "unknown partition 'some'" in said and 'margin is nan' in said
 
 
 def test_protected_and_padded_rows():

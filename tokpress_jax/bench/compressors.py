@@ -16,6 +16,7 @@ images of the run's own data, at the same shares of its patches; see
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,6 +89,11 @@ def run(
   if unknown := sorted(set(slots) - set(KEPT)):
     raise UserError(f'slots are among {sorted(KEPT)}, got {unknown}')
   names = (methods,) if isinstance(methods, str) else tuple(methods)
+  if wrong := sorted(set(names) - set(METHODS)):
+    raise UserError(
+      f'no budgets of tokens for {", ".join(wrong)}; this benchmark knows '
+      f'{", ".join(METHODS)}'
+    )
   rows = []
   for number in slots:
     rows += compare(
@@ -176,7 +182,8 @@ def compare(
 def _call(pruner: Any, features: jax.Array) -> functools.partial[Any]:
   """Plans and moves, given random signals."""
   slots = features.shape[1]
-  tokens = Tokens.create(features)
+  height = max(n for n in range(1, math.isqrt(slots) + 1) if not slots % n)
+  tokens = Tokens.create(features, grids=((1, height, slots // height),))
   shapes = random_inputs.signal_shapes(pruner.needs, slots, batch=1)
   draw = lambda like: jax.random.uniform(jax.random.key(1), like.shape)
   found = {need: draw(like).astype(like.dtype) for need, like in shapes.items()}

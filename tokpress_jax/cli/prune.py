@@ -45,9 +45,10 @@ class Flags:
     tokens: The number of patches that a site keeps, instead of a fraction;
       several are for the layers in order.
     left: Of diffrate: patches left before it merges them to --tokens.
-    sites: Where the pruner acts (embed, block_0.after_attention, ...); by
-      default after the attention of each layer for --r and several numbers,
-      else of a block in the middle.
+    sites: Where the pruner acts (embed, block_0.after_attention, ...,
+      tower_out); by default tower_out for methods before a language model, else
+      after the attention of each layer for --r and several numbers (from the
+      first layer on), or of a block in the middle.
     set: Other fields of the pruner, as name=value (metric=features).
     seed: For pruners that draw.
     fit: How an image becomes square: crop, pad or resize.
@@ -267,7 +268,10 @@ def _lines(
   inner, outer = zip(*layers, strict=True)
   join = lambda numbers: ' '.join(map(str, numbers))
   flops, seconds = report['flops'], report['seconds']
+  where = [site for site, _ in report['plan']]
+  shown = where if len(where) < 4 else [where[0], '...', where[-1]]
   lines = [
+    f'{flags.pruner} at {", ".join(shown)}',
     f'tokens in the attention of each layer: {join(inner)}',
     f'tokens in its MLP: {join(outer)}; {report["slots"][-1]} at the end',
     f'FLOPs of one image: {flops["unpruned"] / 1e9:.4g} G with all tokens, '
@@ -296,9 +300,15 @@ def _lines(
         for f in (facts['before'], facts['after'])
       )
       parts = [f'{before} with all tokens, {after} after pruning']
-    parts.append(
-      f'cosine of the pooled features before and after {facts["cosine"]:.3f}'
-    )
+    if set(where) == {'tower_out'}:
+      parts = [
+        f'{facts["tokens"]} tokens are left for what reads the tower (the '
+        'class token stays as it is)'
+      ]
+    else:
+      parts.append(
+        f'cosine of the pooled features before and after {facts["cosine"]:.3f}'
+      )
     if 'largest_share' in facts:
       parts.append(
         'a soft reduction: each patch is drawn with the token that takes most '
@@ -356,7 +366,7 @@ def _draw(
       rows[part],
       captions,
       layers,
-      lines=[*general[2:], *lines[len(general) :][part]],
+      lines=[*general[3:], *lines[len(general) :][part]],
       row_labels=[file.stem for file in some] if len(some) > 1 else (),
       cell=cell,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from tokpress_jax import pruners
 from tokpress_jax.errors import UserError, did_you_mean
+from tokpress_jax.pruners import before_llm
 from tokpress_jax.types import Ratio
 
 Plan = tuple[tuple[str, Any], ...]
@@ -56,8 +57,9 @@ def make_plan(
       the patches over all layers, and others keep half in the middle one.
     depth: layers of the host.
     patches: at its embedding.
-    sites: where; by default behind the attention: of each layer for `r` and for
-      several numbers, of the middle one for a single `keep` or `tokens`.
+    sites: where; by default 'tower_out' for methods before a language model,
+      else behind the attention: of each layer for `r` and for several numbers,
+      of the middle one for a single `keep` or `tokens`.
     settings: other fields of the pruner, see `read_settings`.
 
   Returns:
@@ -66,6 +68,7 @@ def make_plan(
   Raises:
     UserError: if the amounts contradict each other or the host.
   """
+  sites = sites or _own_sites(cls)
   amounts = _default(cls, amounts, sites=len(sites) or depth, patches=patches)
   numbers = amounts.r or amounts.keep or amounts.tokens
   if not sites:
@@ -151,6 +154,14 @@ def clipped(plan: Plan, sizes: Sequence[int]) -> list[str]:
   return found
 
 
+def _own_sites(cls: Any) -> Sequence[str]:
+  """Where a method stands by its paper, if not inside the layers."""
+  if cls is before_llm.MustDrop:
+    return ('block_0.after_mlp',)
+  behind = cls.__module__.startswith(before_llm.__name__)
+  return ('tower_out',) if behind else ()
+
+
 def _default(
   cls: Any, amounts: Amounts, *, sites: int, patches: int
 ) -> Amounts:
@@ -209,6 +220,16 @@ def _budgets(
     numbers = list(numbers) * sites
   if amounts.keep:
     return [(Ratio(ratio=x) if x != 1 else None, None) for x in numbers]
+  short = [
+    f'{left} for {kept}'
+    for left, kept in zip(amounts.left, amounts.tokens, strict=False)
+    if left < kept
+  ]
+  if short:
+    raise UserError(
+      '--left is what is left before it merges to --tokens, so not less; got '
+      + ', '.join(short)
+    )
   # As DiffRate's lists: numbers above what there is change nothing.
   found: list[tuple[pruners.Budget | None, int | None]] = []
   now = patches

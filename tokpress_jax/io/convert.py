@@ -47,6 +47,10 @@ def read_checkpoint(
   marks = (mark,) if isinstance(mark, str) else tuple(mark)
   found = next(filter(None, (_below(tree, m) for m in marks)), None)
   if found is None:
+    if all(name.startswith('params/') for name in _names(tree)):
+      raise UserError(
+        f'{path} is converted already; give it to `load` or as --model'
+      )
     names = ', '.join(list(_names(tree))[:8])
     called = ' or '.join(map(repr, marks))
     raise UserError(

@@ -66,6 +66,7 @@ class Pruner:
 
   def __post_init__(self):
     budgets.check(self.budget)
+    checks.refuse(type(self).__name__, checks.field_causes(self))
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Gives the reduction; its positions are set by the caller."""

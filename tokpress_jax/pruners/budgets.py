@@ -203,7 +203,14 @@ def linear_schedule(
 
   Returns:
     `depth` numbers, truncated as in the official code.
+
+  Raises:
+    UserError: if inflect is outside -1 to 1.
   """
+  if not -1 <= inflect <= 1:
+    raise UserError(
+      f'inflect in [-1, 1]: -1 falls from 2r to 0, 1 rises; got {inflect}'
+    )
   low = int(r * (1.0 - inflect))
   step = (2 * r - 2 * low) / max(depth - 1, 1)
   return tuple(int(low + step * i) for i in range(depth))

@@ -8,7 +8,12 @@ Dimension letters: B batch, N token slots.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import math
+import typing
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -150,3 +155,37 @@ def _longest(valid: Array, protected: Array | None) -> int:
   if protected is not None:
     free = free & ~np.asarray(protected)
   return int(free.sum(axis=1).max(initial=0))
+
+
+def field_causes(pruner: Any) -> list[str]:
+  """Finds fields of a dataclass that are no choice, or no number.
+
+  Args:
+    pruner: of which fields of the type `Literal[...]` have one of its values,
+      and floats are finite.
+  """
+  causes = []
+  cls: Any = type(pruner)
+  for name, choices in _choices(cls).items():
+    if (value := getattr(pruner, name)) not in choices:
+      shown = ', '.join(map(repr, choices))
+      causes.append(f'unknown {name} {value!r}; try one of {shown}')
+  for field in dataclasses.fields(pruner):
+    value = getattr(pruner, field.name)
+    if isinstance(value, float) and not math.isfinite(value):
+      causes.append(f'{field.name} is {value}; give a finite number')
+  return causes
+
+
+@functools.cache
+def _choices(cls: type[Any]) -> dict[str, tuple[Any, ...]]:
+  """Fields that have one of a few values, and these."""
+  try:
+    hints = typing.get_type_hints(cls)
+  except (NameError, TypeError):  # a class whose annotations are not there
+    return {}
+  return {
+    field.name: typing.get_args(hints[field.name])
+    for field in dataclasses.fields(cls)
+    if typing.get_origin(hints.get(field.name)) is typing.Literal
+  }

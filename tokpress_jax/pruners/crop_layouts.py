@@ -48,7 +48,9 @@ def place_crops(tokens: Tokens, *, layout: Array) -> Tokens:
   safe = jnp.maximum(columns, 1)
   shift = jnp.stack([crop // safe * height, crop % safe * width], axis=-1)
   shift = jnp.where(inside[..., None], shift, 0).astype(tokens.positions.dtype)
-  placed = dataclasses.replace(tokens, positions=tokens.positions + shift)
+  placed = dataclasses.replace(
+    tokens, positions=tokens.positions + shift, placed=True
+  )
   _check_tiles(placed, layout)
   return placed
 
@@ -66,6 +68,11 @@ def layout_of(tokens: Tokens) -> Array:
     UserError: as `place_crops` does.
   """
   (height, width), _ = _grids(tokens)
+  if not tokens.placed:
+    raise UserError(
+      'nothing says where the crops lie; call place_crops(tokens, '
+      'layout=[[rows, columns], ...]) after join_crops'
+    )
   far = jnp.max(tokens.positions, axis=1)
   layout = far // jnp.array([[height, width]], far.dtype) + 1
   layout = layout.astype(jnp.int32)
@@ -176,7 +183,8 @@ def _grids(tokens: Tokens) -> tuple[tuple[int, int], int]:
       'a thumbnail and its crops are at least 2 equal grids with (row, column) '
       f'as positions; got grids {grids}, {slots} slots and '
       f'{tokens.positions.shape[-1]} position axes. Observe the tower without '
-      'its class token and join crops with join_crops'
+      'its class token, join its crops with join_crops, and say where they lie '
+      'with place_crops'
     )
   return (height, width), len(grids)
 

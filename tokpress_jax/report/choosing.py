@@ -100,7 +100,7 @@ def _settings(name: str, config: Any, layer: int) -> dict[str, Any]:
   depth = config.depth
   return {
     'vtc_cls': {'layers': tuple(range(-depth // 2, layer + 1))},
-    'hiprune': {'middle': depth // 3, 'deep': layer, 'width': config.grid},
+    'hiprune': {'middle': depth // 3, 'deep': layer},
     'token_corr': {'local': depth // 3, 'global_': layer},
   }.get(name, {})
 

@@ -242,7 +242,7 @@ def test_crops_that_do_not_tile_are_refused():
   )
   with refuse(r'crops \[1, 2, 3, 4\] of image 0 do not tile it in 1 rows'):
     crop_layouts.place_crops(bare, layout=np.array([[1, 3]]))
-  with refuse('give place_crops the layout'):
+  with refuse(r'call place_crops\(tokens, layout='):
     before_llm.HiRED()(bare, signals)  # not placed
   with refuse(r'layout must be \[1, 2\].*got \(2,\)'):
     crop_layouts.place_crops(bare, layout=np.array([2, 2]))
@@ -252,5 +252,5 @@ def test_crops_that_do_not_tile_are_refused():
     before_llm.GlobalCom2(budget=64)
   with refuse('alpha lies in 0 to 1, got 2'):
     before_llm.HiRED(alpha=2)
-  with refuse("'raster' or 'blocks', got 'rows'"):
+  with refuse("unknown split 'rows'; try one of 'raster', 'blocks'"):
     before_llm.HiRED(split='rows')

@@ -216,7 +216,7 @@ def test_what_does_not_fit_is_said():
     before_llm.AIM(budget=49)
   with refuse('at least 1 token, got contextual=0'):
     before_llm.VisionZip(contextual=0)
-  with refuse("'target_mean' or 'mean', got 'sum'"):
+  with refuse("unknown merge 'sum'; try one of 'target_mean', 'mean'"):
     before_llm.VisionZip(merge='sum')
   with refuse('a step is at least 1, got 0'):
     before_llm.PruMergePlus(step=0)

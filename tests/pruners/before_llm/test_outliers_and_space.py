@@ -256,7 +256,7 @@ def test_what_does_not_fit_is_said():
     before_llm.MustDrop(window=1)
   with refuse('at least 1 repetition.*got 0'):
     before_llm.TokenCorr(repeats=0)
-  with refuse("'width' or the 'rest', got 'all'"):
+  with refuse("unknown centres 'all'; try one of 'width', 'rest'"):
     before_llm.Recoverable(centres='all')
   with refuse('importance.*are needed'):
     before_llm.Recoverable()(flat, Signals())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,7 @@ class HiPrune(selecting.Selecting):
       24).
     deep: the layer of the registers, the one whose output is read.
     share: of the budget that anchors with their neighbours take.
-    width: columns of the grid.
+    width: columns of the grid; those of the tokens' own grid if None.
     edges: see `selectors.dilate`; 'clamp' is the official code's, in which
       neighbours go on in the next row.
   """
@@ -37,7 +38,7 @@ class HiPrune(selecting.Selecting):
   middle: int = 8
   deep: int = -2
   share: float = 0.1
-  width: int = 24
+  width: int | None = None
   edges: selectors.Edges = 'clamp'
 
   def __post_init__(self):
@@ -54,10 +55,29 @@ class HiPrune(selecting.Selecting):
   def _layers(self) -> tuple[int, int]:
     return self.middle, self.deep
 
+  def _columns(self, tokens: Tokens) -> int:
+    """Columns of the grid.
+
+    Raises:
+      UserError: if nothing says them, or the tokens are no whole grid.
+    """
+    if self.width is not None:
+      return self.width
+    free = tokens.valid.shape[1] - tokens.num_protected
+    grid = tokens.grids[0] if len(tokens.grids) == 1 else (0, 0, 0)
+    if free != math.prod(grid):
+      raise UserError(
+        f'HiPrune looks for neighbours in one whole grid, got {free} tokens '
+        f'and grids {tokens.grids}. Let it act on each crop before join_crops, '
+        'and before any other pruner, or give width'
+      )
+    return grid[2]
+
   def select(
     self, tokens: Tokens, signals: Signals, *, count: Array, limit: int
   ) -> tuple[Array, Array]:
     """Anchors and their neighbours, then registers."""
+    width = self._columns(tokens)
     received = [
       scores.attention_column(signals.taps[Tap('attention_column', n)])
       for n in self._layers
@@ -70,7 +90,7 @@ class HiPrune(selecting.Selecting):
       )
       return selectors.dilate(
         chosen & ~kept,
-        width=self.width,
+        width=width,
         valid=valid,
         protected=tokens.protected,
         edges=self.edges,

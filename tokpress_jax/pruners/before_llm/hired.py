@@ -57,8 +57,6 @@ class HiRED(base.Pruner):
     super().__post_init__()
     if not 0 <= self.alpha <= 1:
       raise UserError(f'alpha lies in 0 to 1, got {self.alpha}')
-    if self.split not in ('raster', 'blocks'):
-      raise UserError(f"split is 'raster' or 'blocks', got {self.split!r}")
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Allocates by the first layer, selects by the last but one."""

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
-from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import (
   base,
   budgets,
@@ -67,11 +66,6 @@ class Recoverable(base.Pruner):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.centres not in ('width', 'rest'):
-      raise UserError(
-        f"centres are a share of the 'width' or the 'rest', got "
-        f'{self.centres!r}'
-      )
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Three steps of outliers, then merging."""

@@ -35,12 +35,10 @@ class VisionZip(base.Pruner):
 
   The class token is one of the official code's dominant tokens: observe the
   tower with `special='keep'`, and it stays beside the budget. So the published
-  54 + 10 tokens are a budget of 63; 108 + 20 are 127 and `contextual=20`, 162 +
-  30 are 191 and 30.
+  54 + 10, 108 + 20 and 162 + 30 tokens are budgets of 63, 127 and 191.
 
   Attributes:
-    contextual: how many of the budget are targets; a `Ratio` is of the budget
-      (AngelSlim's is 10 / 64).
+    contextual: how many of the budget are targets; a `Ratio` is of the budget.
     merge: a slot is its target plus the mean of what joined it, not divided
       again ('target_mean', the official code), or the mean of all ('mean',
       AngelSlim).
@@ -48,7 +46,7 @@ class VisionZip(base.Pruner):
 
   budget: budgets.Budget = 63
   positions: positions_lib.Policy = 'compact'
-  contextual: int | Ratio = 10
+  contextual: int | Ratio = Ratio(ratio=10 / 64)
   merge: Literal['target_mean', 'mean'] = 'target_mean'
 
   needs: ClassVar[base.Needs] = frozenset({_ATTENTION, _KEYS})
@@ -61,15 +59,24 @@ class VisionZip(base.Pruner):
         f'VisionZip merges into at least 1 token, got contextual='
         f'{self.contextual}'
       )
-    if self.merge not in ('target_mean', 'mean'):
-      raise UserError(
-        f"merge is by 'target_mean' or 'mean', got {self.merge!r}"
-      )
 
   @property
   def mode(self) -> reduction.Mode:  # type: ignore[override]
     """How features move."""
     return self.merge
+
+  def problems(self, tokens: Tokens) -> list[str]:
+    """The budget, and that some of it is left for dominant tokens."""
+    if causes := super().problems(tokens):
+      return causes
+    kept = budgets.capacity(self.budget, tokens) - tokens.num_protected
+    targets = budgets.resolve(self.contextual, kept, kept)
+    if targets < kept:
+      return []
+    return [
+      f'all {kept} tokens of the budget are targets (contextual='
+      f'{self.contextual}) and none is dominant; give fewer, as 10 of 64'
+    ]
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Top attention, then merging into evenly spaced targets."""
