@@ -178,17 +178,31 @@ def row_counts(budget: Budget, tokens: Tokens) -> Array:
     int32 [B].
   """
   free = jnp.sum(tokens.valid & ~tokens.protected, axis=1)
+  slots = tokens.valid.shape[1]
   if isinstance(budget, Ratio) and budget.of == 'original':
-    number = tokens.source_count - jnp.sum(tokens.protected, axis=1)
-    table = [
-      resolve(budget, tokens.source_slots, n)
-      for n in range(tokens.source_slots + 1)
-    ]
+    counts = tabulate(
+      lambda n: resolve(budget, tokens.source_slots, n),
+      tokens.source_count - jnp.sum(tokens.protected, axis=1),
+      most=tokens.source_slots,
+    )
   else:
-    number = free
-    table = [resolve(budget, n, n) for n in range(tokens.valid.shape[1] + 1)]
-  counts = jnp.asarray(np.array(table, np.int32))[number]
+    counts = tabulate(lambda n: resolve(budget, n, n), free, most=slots)
   return jnp.minimum(counts, free.astype(jnp.int32))
+
+
+def tabulate(rule: Callable[[int], int], number: Array, *, most: int) -> Array:
+  """A whole number for each row, by Python's own arithmetic.
+
+  Args:
+    rule: from a number of tokens to another.
+    number: int [B].
+    most: static, the largest that it may be.
+
+  Returns:
+    int32 [B].
+  """
+  table = [rule(n) for n in range(most + 1)]
+  return jnp.asarray(np.array(table, np.int32))[number]
 
 
 def linear_schedule(

@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import jax.numpy as jnp
-import numpy as np
-
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import base, budgets, scores, selecting, selectors
 from tokpress_jax.pruners import positions as positions_lib
@@ -100,8 +97,9 @@ class HiPrune(selecting.Selecting):
       return selectors.top(received[1], count=ask, valid=valid, protected=kept)
 
     # Rounded in Python, where halves go to the even number.
-    table = [round(n * self.share / 5) for n in range(valid.shape[1] + 1)]
-    number = jnp.asarray(np.array(table, np.int32))[count]
+    number = budgets.tabulate(
+      lambda n: round(n * self.share / 5), count, most=valid.shape[1]
+    )
     return selectors.staged(
       [(number, anchors), (None, registers)],
       count=count,

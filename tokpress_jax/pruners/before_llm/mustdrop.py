@@ -12,7 +12,6 @@ import math
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-import numpy as np
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import base, budgets, mergers, scores, selectors
@@ -74,10 +73,11 @@ def key_set(row: Array, *, free: Array, share: float = 0.08) -> Array:
   Returns:
     bool [B, N].
   """
-  table = [math.ceil(share * n) for n in range(free.shape[1] + 1)]
   kept, _ = selectors.top(
     scores.attention_row(row),
-    count=jnp.asarray(np.array(table, np.int32))[free.sum(axis=1)],
+    count=budgets.tabulate(
+      lambda n: math.ceil(share * n), free.sum(axis=1), most=free.shape[1]
+    ),
     valid=free,
     protected=jnp.zeros_like(free),
   )

@@ -9,7 +9,6 @@ import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
-import numpy as np
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import (
@@ -91,8 +90,9 @@ class SeGPruner(selecting.Selecting):
         protected=kept,
       )
 
-    table = [int(n * self.share) for n in range(valid.shape[1] + 1)]
-    number = jnp.asarray(np.array(table, np.int32))[count]
+    number = budgets.tabulate(
+      lambda n: int(n * self.share), count, most=valid.shape[1]
+    )
     return selectors.staged(
       [(number, salient), (None, spread)],
       count=count,

@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar, Literal
 
-import jax.numpy as jnp
-import numpy as np
-
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import (
   base,
@@ -81,11 +78,11 @@ class VisionZip(base.Pruner):
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Top attention, then merging into evenly spaced targets."""
     count = budgets.row_counts(self.budget, tokens)
-    table = [
-      budgets.resolve(self.contextual, n, n)
-      for n in range(tokens.valid.shape[1] + 1)
-    ]
-    targets = jnp.asarray(np.array(table, np.int32))[count]
+    targets = budgets.tabulate(
+      lambda n: budgets.resolve(self.contextual, n, n),
+      count,
+      most=tokens.valid.shape[1],
+    )
     dominant, _ = selectors.top(
       scores.attention_row(signals.taps[_ATTENTION], heads='sum'),
       count=count - targets,

@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-import jax.numpy as jnp
-import numpy as np
-
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import (
   base,
@@ -60,8 +57,9 @@ class VisPruner(selecting.Selecting):
         gram, count=ask, valid=valid, protected=kept, at_once=self.at_once
       )
 
-    table = [round(n * self.share) for n in range(valid.shape[1] + 1)]
-    number = jnp.asarray(np.array(table, np.int32))[count]
+    number = budgets.tabulate(
+      lambda n: round(n * self.share), count, most=valid.shape[1]
+    )
     return selectors.staged(
       [(number, important), (None, different)],
       count=count,
