@@ -108,7 +108,7 @@ def test_tome_with_a_number_for_each_layer_and_bad_fields():
   with pytest.raises(ValueError, match='above 0, got 0'):
     pruners.TokenTransforming(temperature=0.0)
   with pytest.raises(ValueError, match="unknown metric 'values'"):
-    pruners.tome.compared('values', Tokens.create(jnp.ones((1, 2, 2))), None)
+    pruners.ToMe(metric='values')
   with pytest.raises(ValueError, match='at most half of 9 tokens, 4'):
     tokens = Tokens.create(jnp.ones((1, 9, 2)))
     keys = Signals(keys=jnp.ones((1, 1, 9, 2)))

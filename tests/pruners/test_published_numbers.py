@@ -121,7 +121,7 @@ def simulated(r):
 @pytest.mark.parametrize(('r', 'last'), [(13, 41), (25, 2)])
 def test_tome_of_deit_small(r, last):
   plan = pruners.tome_plan(r, depth=12)
-  counts = models.token_counts(models.vit.PRESETS['vit-s16'], plan)
+  counts = models.token_counts(models.vit_config.PRESETS['vit-s16'], plan)
   assert [n for _, n in counts] == simulated(r)
   assert [n for n, _ in counts] == [197, *simulated(r)[:-1]]
   assert counts[-1][1] == last
