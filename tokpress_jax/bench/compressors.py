@@ -22,10 +22,9 @@ from typing import Any
 
 import jax
 
-from tokpress_jax import registry, report, workdir
+from tokpress_jax import registry
 from tokpress_jax.bench import harness, peaks
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import load as load_lib
 from tokpress_jax.pruners import flops, random_inputs, similarities
 from tokpress_jax.types import Signals, Tokens
 
@@ -111,6 +110,9 @@ def left_of(
   model: str, methods: Sequence[str], train_images: int, test_images: int
 ) -> list[harness.Row]:
   """What methods leave of a run's images; see `run`."""
+  from tokpress_jax import report, workdir
+  from tokpress_jax.io import load as load_lib
+
   plain = [
     name
     for name in methods

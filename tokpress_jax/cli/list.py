@@ -8,7 +8,6 @@ import tyro
 
 from tokpress_jax import registry, released
 from tokpress_jax.errors import UserError
-from tokpress_jax.report import methods
 
 _FAMILIES: dict[str, tuple[registry.Family, ...]] = {
   'models': ('tokenizer', 'generator', 'model', 'encoder'),
@@ -38,6 +37,8 @@ def main(argv: Sequence[str]) -> None:
   if flags.markdown:
     if flags.what != 'pruners':
       raise UserError('--markdown is of `tokpress list pruners`')
+    from tokpress_jax.report import methods
+
     print(methods.pruner_table())
     return
   for kind, families in _FAMILIES.items():

@@ -13,10 +13,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from tokpress_jax.nn import Block, Stack
+from tokpress_jax.nn import Block, Stack, take_layer
 from tokpress_jax.pruners import learned_rates
 from tokpress_jax.types import Array
 
@@ -41,11 +40,7 @@ def run(
   block = Block(stack.config.block, dtype=stack.dtype, parent=None)
   layers: Any = stack.get_variable('params', 'layers')
   for i in range(stack.config.depth):
-    params = (
-      layers[i]
-      if isinstance(layers, list | tuple)
-      else jax.tree.map(lambda a, i=i: a[i], layers)
-    )
+    params = take_layer(layers, i)
     body = lambda block, state, i=i: _layer(
       block, state, lambda s, row: step(s, row, i)
     )

@@ -106,10 +106,4 @@ def without_first(
     source_slots=tokens.source_slots - number,
     num_protected=0,
   )
-  axes = {n: a.index('N') for n, a in reduction.SIGNAL_AXES.items()}
-  given = {n: x for n in axes if (x := getattr(signals, n)) is not None}
-  return left, dataclasses.replace(
-    signals,
-    **{name: cut(x, axes[name]) for name, x in given.items()},
-    taps={t: cut(x, axes[t.signal]) for t, x in signals.taps.items()},
-  )
+  return left, reduction.map_signals(signals, cut)

@@ -19,7 +19,7 @@ from flax import struct
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.models import sites
-from tokpress_jax.nn import Block, Stack
+from tokpress_jax.nn import Block, Stack, take_layer
 from tokpress_jax.pruners import checks, reduction
 from tokpress_jax.types import Array, Reduction, Signals, Tap, Tokens
 
@@ -155,7 +155,7 @@ def prune(
       tokens=tokens,
       reductions=(*done, result),
       sites=(*state.sites, site),
-      taps=reduction.reduce_taps(state.taps, result),
+      taps=reduction.reduce_signals(Signals(taps=state.taps), result).taps,
     )
   return state, signals
 
@@ -245,12 +245,10 @@ def _layer_by_parts(
   if c.remat:
     call = jax.checkpoint(call)
   layers: Any = stack.get_variable('params', 'layers')
-  if isinstance(layers, list | tuple):
-    return call(layers[layer], state)
-  if settings.deterministic:
+  if settings.deterministic and not isinstance(layers, list | tuple):
     # Otherwise XLA cuts out all layers before the first one runs, and memory
     # for all of them is mapped anew in each call (1.3 x the time on a CPU).
     x, layers = jax.lax.optimization_barrier((state.tokens.features, layers))
     tokens = dataclasses.replace(state.tokens, features=x)
     state = dataclasses.replace(state, tokens=tokens)
-  return call(jax.tree.map(lambda a: a[layer], layers), state)
+  return call(take_layer(layers, layer), state)

@@ -47,7 +47,13 @@ from tokpress_jax.nn.positions import (
   time_codes,
   turn,
 )
-from tokpress_jax.nn.stack import Stack, StackConfig, over_layers, unstack
+from tokpress_jax.nn.stack import (
+  Stack,
+  StackConfig,
+  over_layers,
+  take_layer,
+  unstack,
+)
 from tokpress_jax.nn.ustack import UStack
 
 __all__ = [
@@ -94,6 +100,7 @@ __all__ = [
   'sincos',
   'sincos_rates',
   'split_sections',
+  'take_layer',
   'time_codes',
   'turn',
   'unpatchify',

@@ -254,6 +254,13 @@ def over_layers(
   )[0]
 
 
+def take_layer(layers: Any, layer: int) -> Any:
+  """One layer's parameters, of stacked ones or of what `unstack` made."""
+  if isinstance(layers, list | tuple):
+    return layers[layer]
+  return jax.tree.map(lambda a: a[layer], layers)
+
+
 def unstack(tree: Any) -> Any:
   """Splits every stacked `layers` of a tree of parameters into a tuple.
 

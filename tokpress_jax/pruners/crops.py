@@ -80,19 +80,11 @@ def join_crops(
     grids=tokens.grids * crops if len(tokens.grids) == 1 else (),
   )
   signals = Signals() if signals is None else signals
-  axes = {n: a.index('N') for n, a in reduction.SIGNAL_AXES.items()}
   first = lambda x: None if x is None else x[::crops]
-  found: dict[str, Any] = {
-    n: join(x, axis)
-    for n, axis in axes.items()
-    if (x := getattr(signals, n)) is not None
-  }
   return joined, dataclasses.replace(
-    signals,
-    **found,
+    reduction.map_signals(signals, join),
     text=first(signals.text),
     text_valid=first(signals.text_valid),
     rng=first(signals.rng),
     pixels=None,
-    taps={t: join(x, axes[t.signal]) for t, x in signals.taps.items()},
   )

@@ -22,7 +22,8 @@ A weighted sum that is not divided (PruMerge) is 'sum' with weights in M.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,6 @@ from tokpress_jax.types import (
   Reduction,
   Signals,
   Sparse,
-  Tap,
   Tokens,
 )
 
@@ -270,30 +270,33 @@ def reduce_signals(signals: Signals, reduction: Reduction) -> Signals:
   Returns:
     Signals over K slots.
   """
-  move = lambda x, axis: apply_along(reduction, x, axis=axis)
-  moved = {
-    name: move(x, axes.index('N'))
-    for name, axes in SIGNAL_AXES.items()
+
+  def move(x: Array, axis: int) -> Array:
+    return jnp.moveaxis(apply(reduction, jnp.moveaxis(x, axis, 1)), 1, axis)
+
+  return map_signals(signals, move)
+
+
+def map_signals(
+  signals: Signals, move: Callable[[Array, int], Array]
+) -> Signals:
+  """Moves every signal that belongs to tokens, taps too.
+
+  Args:
+    signals: over N slots; what has no slots stays.
+    move: from an array and the axis of its slots to another.
+
+  Returns:
+    The signals over the new slots.
+  """
+  slots = lambda name: SIGNAL_AXES[name].index('N')
+  fields: dict[str, Any] = {
+    name: move(x, slots(name))
+    for name in SIGNAL_AXES
     if (x := getattr(signals, name)) is not None
   }
-  return dataclasses.replace(
-    signals, **moved, taps=reduce_taps(signals.taps, reduction)
-  )
-
-
-def reduce_taps(
-  taps: dict[Tap, Array], reduction: Reduction
-) -> dict[Tap, Array]:
-  """As `reduce_signals`, of signals of single layers."""
-  return {
-    tap: apply_along(reduction, x, axis=SIGNAL_AXES[tap.signal].index('N'))
-    for tap, x in taps.items()
-  }
-
-
-def apply_along(reduction: Reduction, x: Array, *, axis: int) -> Array:
-  """Gives each kept slot its representative's values along another axis."""
-  return jnp.moveaxis(apply(reduction, jnp.moveaxis(x, axis, 1)), 1, axis)
+  taps = {tap: move(x, slots(tap.signal)) for tap, x in signals.taps.items()}
+  return dataclasses.replace(signals, **fields, taps=taps)
 
 
 def log_mass_bias(tokens: Tokens) -> Array:

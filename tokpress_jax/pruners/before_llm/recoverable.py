@@ -64,9 +64,6 @@ class Recoverable(base.Pruner):
   needs: ClassVar[base.Needs] = frozenset({_LOGITS, _KEYS, 'importance'})
   mode: ClassVar = 'sum'
 
-  def __post_init__(self):
-    super().__post_init__()
-
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Three steps of outliers, then merging."""
     text = signals.importance
