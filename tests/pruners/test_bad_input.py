@@ -17,7 +17,8 @@ from general import METHODS
 from tokpress_jax import models, pruners, registry
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import convert, safetensors
-from tokpress_jax.pruners import mergers, pitome, random_inputs, selectors
+from tokpress_jax.pruners import mergers, random_inputs, selectors
+from tokpress_jax.pruners.inside_vit import pitome
 from tokpress_jax.types import Ratio, Signals, Tokens
 
 ROWS, SLOTS = 4, 10

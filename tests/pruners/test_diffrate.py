@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tokpress_jax import models, pruners
-from tokpress_jax.pruners import flops, learned_rates
+from tokpress_jax.pruners import flops
+from tokpress_jax.pruners.inside_vit import learned_rates
 from tokpress_jax.types import Ratio, Signals, Tokens
 
 # As the released numbers, with a layer that asks for more than there is.

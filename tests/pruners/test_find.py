@@ -52,7 +52,9 @@ def file(tmp_path):
 def test_a_registered_name_and_a_module():
   assert find_pruner('tome') is pruners.ToMe
   assert find_pruner('tokpress_jax.pruners.topk:TopNorm') is pruners.TopNorm
-  assert find_pruner('tokpress_jax.pruners.diffrate') is pruners.DiffRate
+  assert (
+    find_pruner('tokpress_jax.pruners.inside_vit.diffrate') is pruners.DiffRate
+  )
 
 
 def test_a_class_of_a_file_runs_in_jit(file):

@@ -10,7 +10,8 @@ import pruners_case as case
 import pytest
 
 from tokpress_jax import pruners
-from tokpress_jax.pruners import learned_rates, mergers, pitome
+from tokpress_jax.pruners import mergers
+from tokpress_jax.pruners.inside_vit import learned_rates, pitome
 from tokpress_jax.types import Signals, Tokens
 
 GOLDEN = np.load(

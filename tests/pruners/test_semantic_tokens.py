@@ -17,7 +17,8 @@ from redraw import redraw, unpack
 from tokpress_jax import models, pruners
 from tokpress_jax.bench.flops import count_flops
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import semantic_tokens, window_grids
+from tokpress_jax.pruners import window_grids
+from tokpress_jax.pruners.inside_vit import semantic_tokens
 from tokpress_jax.types import Tokens
 
 SWIN_S = pruners.SemanticConfig()

@@ -11,7 +11,7 @@ import super_tokens_case as case
 from redraw import redraw
 
 from tokpress_jax import pruners
-from tokpress_jax.pruners import super_tokens
+from tokpress_jax.pruners.inside_vit import super_tokens
 
 SHAPES = {
   'stoken_refine.qkv.weight': (3 * case.WIDTH, case.WIDTH, 1, 1),

@@ -17,7 +17,7 @@ from tokpress_jax.data.dataset import DatasetInfo
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import export
 from tokpress_jax.models import ViTConfig, model_flops, token_counts
-from tokpress_jax.pruners import learned_rates
+from tokpress_jax.pruners.inside_vit import learned_rates
 from tokpress_jax.train.tasks import ClassifierTask, DiffRateTask
 
 B, CLASSES = 4, 3

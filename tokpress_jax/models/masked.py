@@ -2,7 +2,7 @@
 
 All tokens stay, in slots that are sorted anew in every layer, and attention
 leaves the masked ones out by weights that carry gradients; see
-`pruners.learned_rates`.
+`pruners.inside_vit.learned_rates`.
 
 Dimension letters: B batch, A heads, N token slots, D features.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from tokpress_jax.nn import Block, Stack, take_layer
-from tokpress_jax.pruners import learned_rates
+from tokpress_jax.pruners.inside_vit import learned_rates
 from tokpress_jax.types import Array
 
 # (tokens between a layer's attention and its MLP, importance [B, N], layer).

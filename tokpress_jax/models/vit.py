@@ -30,8 +30,9 @@ from tokpress_jax.nn import (
   patches,
 )
 from tokpress_jax.nn import positions as positions_lib
-from tokpress_jax.pruners import checks, learned_rates
+from tokpress_jax.pruners import checks
 from tokpress_jax.pruners.base import Needs
+from tokpress_jax.pruners.inside_vit import learned_rates
 from tokpress_jax.types import (
   SPECIAL,
   VISION,

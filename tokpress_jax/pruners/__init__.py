@@ -24,9 +24,27 @@ from tokpress_jax.pruners.budgets import (
 )
 from tokpress_jax.pruners.crop_layouts import place_crops
 from tokpress_jax.pruners.crops import join_crops
-from tokpress_jax.pruners.diffrate import DiffRate, diffrate_plan
 from tokpress_jax.pruners.flops import layer_flops, model_flops
-from tokpress_jax.pruners.learned_rates import LearnedRates
+from tokpress_jax.pruners.inside_vit import (
+  DiffRate,
+  EveryKth,
+  LearnedRates,
+  PiToMe,
+  RandomToMe,
+  SemanticConfig,
+  SemanticGroup,
+  SemanticPruner,
+  SemanticTokens,
+  SuperTokenAttention,
+  TokenFuser,
+  TokenLearner,
+  TokenLearnerConv,
+  TokenTransforming,
+  ToMe,
+  diffrate_plan,
+  pitome_plan,
+  tome_plan,
+)
 from tokpress_jax.pruners.mergers import (
   bipartite,
   dpc_knn,
@@ -40,7 +58,6 @@ from tokpress_jax.pruners.mergers import (
   uniform_targets,
   windows,
 )
-from tokpress_jax.pruners.pitome import PiToMe, pitome_plan
 from tokpress_jax.pruners.plans import PlanConfig
 from tokpress_jax.pruners.positions import Members
 from tokpress_jax.pruners.reduction import (
@@ -55,20 +72,6 @@ from tokpress_jax.pruners.reduction import (
 )
 from tokpress_jax.pruners.selecting import Selecting, TopK
 from tokpress_jax.pruners.selectors import selection, spaced, top
-from tokpress_jax.pruners.semantic_pruner import SemanticPruner
-from tokpress_jax.pruners.semantic_tokens import (
-  SemanticConfig,
-  SemanticGroup,
-  SemanticTokens,
-)
-from tokpress_jax.pruners.super_tokens import SuperTokenAttention
-from tokpress_jax.pruners.token_learner import (
-  TokenFuser,
-  TokenLearner,
-  TokenLearnerConv,
-)
-from tokpress_jax.pruners.token_transforming import TokenTransforming
-from tokpress_jax.pruners.tome import EveryKth, RandomToMe, ToMe, tome_plan
 from tokpress_jax.pruners.topk import (
   Random,
   Stride,

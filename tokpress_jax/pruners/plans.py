@@ -13,7 +13,8 @@ from typing import Any
 
 from tokpress_jax import registry
 from tokpress_jax.errors import UserError, did_you_mean
-from tokpress_jax.pruners import budgets, diffrate, flops
+from tokpress_jax.pruners import budgets, flops
+from tokpress_jax.pruners.inside_vit import diffrate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -95,3 +95,22 @@ def relative_index(size: Pair) -> np.ndarray:
   at = grid_positions(*size)
   offset = at[:, None] - at[None] + np.array(size) - 1
   return offset[..., 0] * (2 * size[1] - 1) + offset[..., 1]
+
+
+def to_cells(x: Array, size: tuple[int, int]) -> Array:
+  """[B, H, W, D] as [B, r, c, h w, D] of size (h, w), filled up with zeros."""
+  (high, wide), (batch, rows, columns, width) = size, x.shape
+  x = jnp.pad(x, ((0, 0), (0, -rows % high), (0, -columns % wide), (0, 0)))
+  r, c = x.shape[1] // high, x.shape[2] // wide
+  x = x.reshape(batch, r, high, c, wide, width).swapaxes(2, 3)
+  return x.reshape(batch, r, c, high * wide, width)
+
+
+def from_cells(
+  x: Array, size: tuple[int, int], shape: tuple[int, int]
+) -> Array:
+  """The inverse of `to_cells`, to an image of `shape` (H, W)."""
+  (high, wide), (batch, r, c, _, width) = size, x.shape
+  x = x.reshape(batch, r, c, high, wide, width).swapaxes(2, 3)
+  x = x.reshape(batch, r * high, c * wide, width)
+  return x[:, : shape[0], : shape[1]]

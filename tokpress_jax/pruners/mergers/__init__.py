@@ -17,10 +17,15 @@ from tokpress_jax.pruners.mergers.nearest import (
   uniform_targets,
 )
 from tokpress_jax.pruners.mergers.residual import residual_token
-from tokpress_jax.pruners.mergers.soft import knn_weighted, soft_assign
+from tokpress_jax.pruners.mergers.soft import (
+  beside_protected,
+  knn_weighted,
+  soft_assign,
+)
 from tokpress_jax.pruners.mergers.windows import segments, windows
 
 __all__ = [
+  'beside_protected',
   'bipartite',
   'closest',
   'dpc_knn',

@@ -127,3 +127,29 @@ def soft_assign(
   own = base.index[:, :, None] == jnp.arange(valid.shape[1])[None, None]
   alone = (base.valid & ~takes)[:, :, None] & own
   return dataclasses.replace(base, assign=Dense(jnp.where(alone, 1, weight)))
+
+
+def beside_protected(
+  tokens: Tokens, weight: Array, *, index: Array, valid: Array
+) -> Reduction:
+  """The protected tokens, then new ones that are made of the others.
+
+  Args:
+    tokens: N slots.
+    weight: float32 [B, S, N], what of each token goes into each new one.
+    index: int32 [B, S], their representatives.
+    valid: bool [B, S].
+
+  Returns:
+    From N to K slots; the positions are the tokens', to be placed.
+  """
+  alone = selectors.selection(
+    tokens, tokens.valid & tokens.protected, capacity=tokens.num_protected
+  )
+  join = lambda a, b: jnp.concatenate([a, b], axis=1)
+  return Reduction(
+    index=join(alone.index, index),
+    valid=join(alone.valid, valid),
+    assign=Dense(join(reduction_lib.dense(alone), weight)),
+    positions=tokens.positions,
+  )

@@ -19,7 +19,8 @@ from tokpress_jax import losses, types
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.models.vit_config import ViTConfig
-from tokpress_jax.pruners import learned_rates, plans
+from tokpress_jax.pruners import plans
+from tokpress_jax.pruners.inside_vit import learned_rates
 from tokpress_jax.train.task import FROZEN, Batch, Program, Task, Variables
 from tokpress_jax.train.tasks.classify import load_classifier
 from tokpress_jax.train.tasks.tokenizer import check_images

@@ -3,82 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, get_args
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import base, budgets, checks, mergers, reduction
-from tokpress_jax.types import Array, Ratio, Reduction, Signals, Tokens
-
-Metric = Literal['keys', 'queries', 'features']
-
-
-def needed(metric: Metric) -> frozenset[str]:
-  """Signals that a metric is made of.
-
-  Raises:
-    UserError: if the metric is unknown.
-  """
-  if metric not in get_args(Metric):
-    raise UserError(
-      f"unknown metric {metric!r}; try 'keys', 'queries' or 'features'"
-    )
-  return frozenset() if metric == 'features' else frozenset({metric})
-
-
-def compared(metric: Metric, tokens: Tokens, signals: Signals) -> Array:
-  """What tokens are compared by.
-
-  Args:
-    metric: its name.
-    tokens: N slots.
-    signals: with what `needed` says.
-
-  Returns:
-    float32 [B, N, E].
-  """
-  if metric == 'features':
-    return tokens.features.astype(jnp.float32)
-  heads = getattr(signals, metric)
-  assert heads is not None  # `plan` checks `needs`.
-  return heads.astype(jnp.float32).mean(axis=1)
-
-
-def pairs_to_merge(budget: budgets.Budget, tokens: Tokens) -> int:
-  """Pairs that one matching of two halves merges, static.
-
-  Args:
-    budget: what to keep; `Remove` is clipped to a half, as published.
-    tokens: N slots.
-  """
-  slots = tokens.valid.shape[1]
-  half = (slots - tokens.num_protected) // 2
-  return min(slots - budgets.capacity(budget, tokens), half)
-
-
-def problems_of_half(
-  budget: budgets.Budget, tokens: Tokens, *, hint: Callable[[], str]
-) -> list[str]:
-  """Says why one matching cannot meet a budget, if so.
-
-  Args:
-    budget: what to keep.
-    tokens: N slots.
-    hint: what to do.
-  """
-  if causes := budgets.problems(budget, tokens):
-    return causes
-  slots = tokens.valid.shape[1]
-  half = (slots - tokens.num_protected) // 2
-  count = slots - budgets.capacity(budget, tokens)
-  if isinstance(budget, budgets.Remove) or count <= half:
-    return []
-  return [
-    f'one matching merges at most half of {slots} tokens, {half}, and this '
-    f'budget asks for {count} ({budget}); {hint()}'
-  ]
+from tokpress_jax.pruners import (
+  base,
+  budgets,
+  checks,
+  matching,
+  mergers,
+  reduction,
+)
+from tokpress_jax.types import Ratio, Reduction, Signals, Tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,30 +34,30 @@ class ToMe(base.Pruner):
   """
 
   order: Literal['position', 'similarity'] = 'position'
-  metric: Metric = 'keys'
+  metric: matching.Metric = 'keys'
 
   mode: ClassVar[reduction.Mode] = 'mass'
 
   @property
   def needs(self) -> frozenset[str]:  # type: ignore[override]
     """What the metric is made of."""
-    return needed(self.metric)
+    return matching.needed(self.metric)
 
   def problems(self, tokens: Tokens) -> list[str]:
     """One matching merges at most a half."""
     hint = lambda: (
       f'{self._least(tokens)}, or merge in several layers (tome_plan)'
     )
-    return problems_of_half(self.budget, tokens, hint=hint)
+    return matching.problems_of_half(self.budget, tokens, hint=hint)
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Matches the tokens."""
-    num_merged = pairs_to_merge(self.budget, tokens)
+    num_merged = matching.pairs_to_merge(self.budget, tokens)
     if not num_merged:
       return reduction.identity(tokens)
     free = jnp.sum(tokens.valid & ~tokens.protected, axis=1)
     return mergers.bipartite(
-      compared(self.metric, tokens, signals),
+      matching.compared(self.metric, tokens, signals),
       tokens,
       count=free - budgets.row_counts(self.budget, tokens),
       num_merged=num_merged,
@@ -152,14 +91,14 @@ class RandomToMe(base.Pruner):
     metric: see `ToMe`.
   """
 
-  metric: Metric = 'keys'
+  metric: matching.Metric = 'keys'
 
   mode: ClassVar[reduction.Mode] = 'mass'
 
   @property
   def needs(self) -> frozenset[str]:  # type: ignore[override]
     """What the metric is made of, and a key for each row."""
-    return needed(self.metric) | {'rng'}
+    return matching.needed(self.metric) | {'rng'}
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Draws and matches."""
@@ -167,7 +106,7 @@ class RandomToMe(base.Pruner):
     free = jnp.sum(tokens.valid & ~tokens.protected, axis=1)
     slots = tokens.valid.shape[1]
     return mergers.random_bipartite(
-      compared(self.metric, tokens, signals),
+      matching.compared(self.metric, tokens, signals),
       tokens,
       rng=signals.rng,
       count=free - budgets.row_counts(self.budget, tokens),
@@ -187,14 +126,14 @@ class EveryKth(base.Pruner):
     metric: see `ToMe`.
   """
 
-  metric: Metric = 'keys'
+  metric: matching.Metric = 'keys'
 
   mode: ClassVar[reduction.Mode] = 'mass'
 
   @property
   def needs(self) -> frozenset[str]:  # type: ignore[override]
     """What the metric is made of."""
-    return needed(self.metric)
+    return matching.needed(self.metric)
 
   def __post_init__(self):
     super().__post_init__()
@@ -210,7 +149,7 @@ class EveryKth(base.Pruner):
     """Matches the tokens."""
     assert isinstance(self.budget, Ratio)
     return mergers.kth_bipartite(
-      compared(self.metric, tokens, signals),
+      matching.compared(self.metric, tokens, signals),
       tokens,
       k=round(1 / self.budget.ratio),
     )
@@ -221,7 +160,7 @@ def tome_plan(
   *,
   depth: int,
   inflect: float = 0.0,
-  metric: Metric = 'keys',
+  metric: matching.Metric = 'keys',
 ) -> tuple[tuple[str, ToMe], ...]:
   """ToMe in every layer, as a plan for a host.
 

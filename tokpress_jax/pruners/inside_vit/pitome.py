@@ -15,7 +15,13 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from tokpress_jax.pruners import base, budgets, reduction, similarities, tome
+from tokpress_jax.pruners import (
+  base,
+  budgets,
+  matching,
+  reduction,
+  similarities,
+)
 from tokpress_jax.pruners.mergers.bipartite import check_pairs
 from tokpress_jax.pruners.mergers.grouped import (
   count_free,
@@ -118,28 +124,28 @@ class PiToMe(base.Pruner):
 
   margin: float = 0.5
   partition: Partition = 'energy'
-  metric: tome.Metric = 'keys'
+  metric: matching.Metric = 'keys'
 
   mode: ClassVar[reduction.Mode] = 'mass'
 
   @property
   def needs(self) -> frozenset[str]:  # type: ignore[override]
     """What the metric is made of."""
-    return tome.needed(self.metric)
+    return matching.needed(self.metric)
 
   def problems(self, tokens: Tokens) -> list[str]:
     """One matching merges at most a half."""
     hint = lambda: 'keep more, or merge in several layers (pitome_plan)'
-    return tome.problems_of_half(self.budget, tokens, hint=hint)
+    return matching.problems_of_half(self.budget, tokens, hint=hint)
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Matches the tokens."""
-    num_merged = tome.pairs_to_merge(self.budget, tokens)
+    num_merged = matching.pairs_to_merge(self.budget, tokens)
     if not num_merged:
       return reduction.identity(tokens)
     free = jnp.sum(tokens.valid & ~tokens.protected, axis=1)
     return energy_bipartite(
-      tome.compared(self.metric, tokens, signals),
+      matching.compared(self.metric, tokens, signals),
       tokens,
       count=free - budgets.row_counts(self.budget, tokens),
       num_merged=num_merged,

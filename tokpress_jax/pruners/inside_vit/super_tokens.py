@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.nn.attention import dot_product_attention
+from tokpress_jax.pruners.window_grids import from_cells, to_cells
 from tokpress_jax.types import Array
 
 _OFFSETS = tuple((i, j) for i in range(3) for j in range(3))
@@ -84,25 +85,6 @@ def spread(tokens: Array, share: Array) -> Array:
   return jnp.einsum(
     'brcpk,brckd->brcpd', share, neighbours(tokens), precision='highest'
   )
-
-
-def to_cells(x: Array, size: tuple[int, int]) -> Array:
-  """[B, H, W, D] as [B, r, c, p, D], filled up with zeros."""
-  (high, wide), (batch, rows, columns, width) = size, x.shape
-  x = jnp.pad(x, ((0, 0), (0, -rows % high), (0, -columns % wide), (0, 0)))
-  r, c = x.shape[1] // high, x.shape[2] // wide
-  x = x.reshape(batch, r, high, c, wide, width).swapaxes(2, 3)
-  return x.reshape(batch, r, c, high * wide, width)
-
-
-def from_cells(
-  x: Array, size: tuple[int, int], shape: tuple[int, int]
-) -> Array:
-  """The inverse of `to_cells`, to an image of `shape` (H, W)."""
-  (high, wide), (batch, r, c, _, width) = size, x.shape
-  x = x.reshape(batch, r, c, high, wide, width).swapaxes(2, 3)
-  x = x.reshape(batch, r * high, c * wide, width)
-  return x[:, : shape[0], : shape[1]]
 
 
 class SuperTokenAttention(nn.Module):

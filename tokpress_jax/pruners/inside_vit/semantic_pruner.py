@@ -17,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import base, reduction
+from tokpress_jax.pruners import base, mergers, reduction
 from tokpress_jax.pruners import positions as positions_lib
-from tokpress_jax.pruners.semantic_tokens import SemanticConfig, SemanticTokens
-from tokpress_jax.pruners.token_learner import beside_protected
+from tokpress_jax.pruners.inside_vit.semantic_tokens import (
+  SemanticConfig,
+  SemanticTokens,
+)
 from tokpress_jax.pruners.window_grids import membership
 from tokpress_jax.types import Reduction, Signals, Tokens
 
@@ -87,7 +89,7 @@ class SemanticPruner(nn.Module):
     weight = np.pad(part, ((0, 0), (start, 0)))
     rows = lambda a: jnp.broadcast_to(jnp.asarray(a)[None], (batch, *a.shape))
     whole = (tokens.valid & ~tokens.protected)[:, start:].all(axis=1)
-    result = beside_protected(
+    result = mergers.beside_protected(
       tokens,
       rows(weight),
       index=rows(middle.astype(np.int32)),

@@ -15,11 +15,11 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import (
   base,
   budgets,
+  matching,
   mergers,
   reduction,
   scores,
   selectors,
-  tome,
 )
 from tokpress_jax.types import Reduction, Signals, Tokens
 
@@ -35,7 +35,7 @@ class TokenTransforming(base.Pruner):
   """
 
   temperature: float = 0.1
-  metric: tome.Metric = 'keys'
+  metric: matching.Metric = 'keys'
 
   mode: ClassVar[reduction.Mode] = 'mass'
 
@@ -50,7 +50,7 @@ class TokenTransforming(base.Pruner):
   @property
   def needs(self) -> frozenset[str]:  # type: ignore[override]
     """What the metric is made of, and the class token's attention."""
-    return tome.needed(self.metric) | {'attention_row'}
+    return matching.needed(self.metric) | {'attention_row'}
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Chooses the rows and writes the matrix."""
@@ -62,7 +62,7 @@ class TokenTransforming(base.Pruner):
       protected=tokens.protected,
     )
     return mergers.soft_assign(
-      tome.compared(self.metric, tokens, signals),
+      matching.compared(self.metric, tokens, signals),
       tokens,
       kept=kept,
       capacity=budgets.capacity(self.budget, tokens),

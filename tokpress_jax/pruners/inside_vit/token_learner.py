@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import base, reduction, selectors
+from tokpress_jax.pruners import base, mergers, reduction
 from tokpress_jax.pruners import positions as positions_lib
-from tokpress_jax.types import Array, Dense, Reduction, Signals, Tokens
+from tokpress_jax.types import Array, Reduction, Signals, Tokens
 
 
 class LearnedMaps(nn.Module):
@@ -73,7 +73,7 @@ class LearnedMaps(nn.Module):
     weight = self.maps(tokens.features, free)
     some = jnp.broadcast_to(free.any(axis=1)[:, None], weight.shape[:2])
     at = jnp.argmax(weight, axis=2).astype(jnp.int32)
-    result = beside_protected(tokens, weight, index=at, valid=some)
+    result = mergers.beside_protected(tokens, weight, index=at, valid=some)
     return positions_lib.place(tokens.positions, result, policy=self.positions)
 
   def __call__(
@@ -176,32 +176,6 @@ class TokenFuser(nn.Module):
     logits = mask_mlp(original, self.bottleneck, slots, self.dtype)
     out = jnp.einsum('bns,bsd->bnd', nn.sigmoid(logits), y.astype(jnp.float32))
     return out.astype(original.dtype)
-
-
-def beside_protected(
-  tokens: Tokens, weight: Array, *, index: Array, valid: Array
-) -> Reduction:
-  """The protected tokens, then new ones that are made of the others.
-
-  Args:
-    tokens: N slots.
-    weight: float32 [B, S, N], what of each token goes into each new one.
-    index: int32 [B, S], their representatives.
-    valid: bool [B, S].
-
-  Returns:
-    From N to K slots; the positions are the tokens', to be placed.
-  """
-  alone = selectors.selection(
-    tokens, tokens.valid & tokens.protected, capacity=tokens.num_protected
-  )
-  join = lambda a, b: jnp.concatenate([a, b], axis=1)
-  return Reduction(
-    index=join(alone.index, index),
-    valid=join(alone.valid, valid),
-    assign=Dense(join(reduction.dense(alone), weight)),
-    positions=tokens.positions,
-  )
 
 
 def norm(name: str) -> nn.LayerNorm:

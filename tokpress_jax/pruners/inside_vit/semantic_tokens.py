@@ -31,12 +31,13 @@ import numpy as np
 from tokpress_jax.errors import UserError
 from tokpress_jax.nn import BlockConfig, CrossAttention, LayerNorm, Mlp
 from tokpress_jax.nn.cross import Memory
-from tokpress_jax.pruners.super_tokens import from_cells, to_cells
 from tokpress_jax.pruners.window_grids import (
   Pair,
+  from_cells,
   pool_windows,
   regions,
   relative_index,
+  to_cells,
 )
 from tokpress_jax.types import Array
 
