@@ -209,7 +209,7 @@ class ALITTokenizer(painters.PaintedTokenizer):
     """Decodes the first `length` [B] of embeddings [B, n, C]."""
     return self.paint(self.decoder(embeddings, length))
 
-  def reconstruct(
+  def reconstruct(  # type: ignore[override]
     self,
     images: Array,
     length: Array,

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import nn, quantize
-from tokpress_jax.tokenizers import base, convolutional
+from tokpress_jax.tokenizers import convolutional, vectors
 
 Array = jax.Array
 
@@ -59,7 +59,7 @@ class AutoencoderKLConfig(convolutional.ConvolutionalConfig):
     return AutoencoderKL(self, dtype=dtype)
 
 
-class AutoencoderKL(base.Tokenizer):
+class AutoencoderKL(vectors.VectorTokenizer):
   """Convolutions around a grid of Gaussians, in raster order."""
 
   last_layer: ClassVar[tuple[str, ...]] = ('decoder', 'conv_out')
@@ -129,17 +129,3 @@ class AutoencoderKL(base.Tokenizer):
     rows = latents.reshape(latents.shape[0], grid**2, -1)
     whole = jnp.full(rows.shape[:1], grid**2, jnp.int32)
     return self.render_embeddings(rows, whole)
-
-  def reconstruct(
-    self,
-    images: Array,
-    length: Array,
-    *,
-    mask: Array | None = None,
-    rng: Array | None = None,
-  ) -> base.Reconstruction:
-    """See `Tokenizer.reconstruct`; `rng` as in `encode`."""
-    self.check_images(images)
-    quantized = self.quantize(self.latents(images), length, mask, rng=rng)
-    painted = self.render_embeddings(quantized.embeddings, length)
-    return base.Reconstruction(images=painted, quantized=quantized)

@@ -43,13 +43,14 @@ class Reconstruction:
 class Tokenizer(nn.Module):
   """Base of the tokenizers.
 
-  A subclass sets up `self.quantizer` and writes `latents`, `quantize` and
-  `render`. What its config (see `TokenizerConfig`) says beyond that, it takes:
-  `rng` in `quantize` and `render_embeddings` instead of `render` if it is
-  continuous, and in `render` the keywords `condition` (of `condition_shape`),
-  `positions` (int32 [B, N], if it `selects`), `rng` and `sampler` (a key for
-  each image, and how to draw, None being the config's own; if it `draws`). One
-  whose codes depend on the length (not `nested`) writes `reader`.
+  A subclass sets up `self.quantizer` and writes `latents`, `quantize`, `render`
+  and `reconstruct`; see `vectors.VectorTokenizer` for the usual last two. What
+  its config (see `TokenizerConfig`) says beyond that, it takes: `rng` in
+  `quantize` and `render_embeddings` instead of `render` if it is continuous,
+  and in `render` the keywords `condition` (of `condition_shape`), `positions`
+  (int32 [B, N], if it `selects`), `rng` and `sampler` (a key for each image,
+  and how to draw, None being the config's own; if it `draws`). One whose codes
+  depend on the length (not `nested`) writes `reader`.
   """
 
   # Where the layer that gives pixels lies among the parameters; a loss that is

@@ -305,7 +305,7 @@ class KARLTokenizer(painters.PaintedTokenizer):
       quantized=quantized,
     )
 
-  def reconstruct(
+  def reconstruct(  # type: ignore[override]
     self, images: Array, length: Array, *, mask: Array | None = None
   ) -> base.Reconstruction:
     """See `Tokenizer.reconstruct`; the smallest loss is asked for."""

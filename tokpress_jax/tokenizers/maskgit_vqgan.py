@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import nn, quantize
-from tokpress_jax.tokenizers import base, convolutional
+from tokpress_jax.tokenizers import convolutional, vectors
 
 Array = jax.Array
 
@@ -57,7 +57,7 @@ class MaskGITVQGANConfig(convolutional.ConvolutionalConfig):
     return MaskGITVQGAN(self, dtype=dtype)
 
 
-class MaskGITVQGAN(base.Tokenizer):
+class MaskGITVQGAN(vectors.VectorTokenizer):
   """Convolutions around a grid of codes, in raster order."""
 
   last_layer: ClassVar[tuple[str, ...]] = ('decoder', 'conv_out')
@@ -86,22 +86,9 @@ class MaskGITVQGAN(base.Tokenizer):
       mask = jnp.broadcast_to(mask[:, None], latents.shape[:2])
     return self.quantizer(latents, mask=mask)
 
-  def render(self, codes: Array, length: Array) -> Array:
-    """Decodes codes [B, N, 1]; the length is that of the grid."""
+  def render_embeddings(self, embeddings: Array, length: Array) -> Array:
+    """Decodes embeddings [B, N, .]; the length is that of the grid."""
     del length
-    return self._paint(self.quantizer.lookup(codes))
-
-  def reconstruct(
-    self, images: Array, length: Array, *, mask: Array | None = None
-  ) -> base.Reconstruction:
-    """See `Tokenizer.reconstruct`."""
-    self.check_images(images)
-    quantized = self.quantize(self.latents(images), length, mask)
-    painted = self._paint(quantized.embeddings)
-    return base.Reconstruction(images=painted, quantized=quantized)
-
-  def _paint(self, embeddings: Array) -> Array:
-    """Decodes embeddings [B, N, .] to images [B, H, W, C]."""
     grid = self.config.grid
     x = embeddings.reshape(embeddings.shape[0], grid, grid, -1)
     x = self.decoder(x.astype(self.dtype))

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import nn, quantize
-from tokpress_jax.tokenizers import base
+from tokpress_jax.tokenizers import base, vectors
 from tokpress_jax.tokenizers import lengths as lengths_lib
 from tokpress_jax.tokenizers.towers import SlotDense, repeat
 
@@ -69,7 +69,7 @@ class OneDConfig(base.TokenizerConfig):
     return OneDTokenizer(self, dtype=dtype)
 
 
-class OneDTokenizer(base.Tokenizer):
+class OneDTokenizer(vectors.VectorTokenizer):
   """Patches and latents through a transformer, and back."""
 
   last_layer: ClassVar[tuple[str, ...]] = ('to_patch',)
@@ -128,20 +128,7 @@ class OneDTokenizer(base.Tokenizer):
       seen = seen & mask[:, None]
     return self.quantizer(latents, mask=seen)
 
-  def render(self, codes: Array, length: Array) -> Array:
-    """Decodes the first `length` [B] of codes [B, n, Q], n at most N."""
-    return self._paint(self.quantizer.lookup(codes), length)
-
-  def reconstruct(
-    self, images: Array, length: Array, *, mask: Array | None = None
-  ) -> base.Reconstruction:
-    """See `Tokenizer.reconstruct`."""
-    self.check_images(images)
-    quantized = self.quantize(self.latents(images), length, mask)
-    painted = self._paint(quantized.embeddings, length)
-    return base.Reconstruction(images=painted, quantized=quantized)
-
-  def _paint(self, embeddings: Array, length: Array) -> Array:
+  def render_embeddings(self, embeddings: Array, length: Array) -> Array:
     """Decodes embeddings [B, N, C] of which the first `length` count."""
     c = self.config
     batch = embeddings.shape[0]

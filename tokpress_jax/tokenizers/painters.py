@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax import nn
-from tokpress_jax.tokenizers import base, maskgit_vqgan
+from tokpress_jax.tokenizers import maskgit_vqgan, vectors
 
 Array = jax.Array
 
@@ -30,7 +30,7 @@ def painter(config: Any, *, dtype: Any = jnp.float32) -> linen.Module:
   return make(config, dtype=dtype)
 
 
-class PaintedTokenizer(base.Tokenizer):
+class PaintedTokenizer(vectors.VectorTokenizer):
   """Base of tokenizers whose decoder gives features that a painter paints.
 
   A subclass sets up `self.painter` beside `self.quantizer`, and writes
@@ -42,11 +42,6 @@ class PaintedTokenizer(base.Tokenizer):
     """Where the layer that gives pixels lies, see `Tokenizer.last_layer`."""
     inside = () if self.config.vqgan is None else ('decoder',)
     return ('painter', *inside, 'conv_out')
-
-  def render(self, codes: Array, length: Array, **options: Any) -> Array:
-    """Decodes the first `length` [B] of codes [B, n, Q], by their vectors."""
-    vectors = self.quantizer.lookup(codes)
-    return self.render_embeddings(vectors, length, **options)
 
   def paint(self, patches: Array) -> Array:
     """Paints features of patches [B, h, h, D]: float32 [B, H, W, .]."""

@@ -178,22 +178,6 @@ class TiTokTokenizer(painters.PaintedTokenizer):
     """Decodes the first `length` [B] of embeddings [B, N, C]."""
     return self.paint(self.decoder(embeddings, length, condition))
 
-  def reconstruct(
-    self,
-    images: Array,
-    length: Array,
-    *,
-    mask: Array | None = None,
-    condition: Array | None = None,
-    rng: Array | None = None,
-  ) -> base.Reconstruction:
-    """See `Tokenizer.reconstruct`; `condition` and `rng` as in `encode`."""
-    self.check_images(images)
-    options = self.check_condition(condition, images.shape[0])
-    quantized = self.quantize(self.latents(images), length, mask, rng=rng)
-    painted = self.render_embeddings(quantized.embeddings, length, **options)
-    return base.Reconstruction(images=painted, quantized=quantized)
-
   def predict(
     self,
     images: Array,
