@@ -17,6 +17,8 @@ class Kind:
     mark: a tensor that every such file has, or one of several of which a file
       has one; a training checkpoint may hold its model's tensors deeper, or
       with a prefix.
+    parts: starts of the names of its tensors, where the model is a part of the
+      file's (the projector of a language model); the others are not read.
     tokenizer: the released tokenizer that most such files belong to.
     config_of: the function of `keys` that reads a config off the shapes.
     licence: of the released weights of this kind.
@@ -30,6 +32,7 @@ class Kind:
   name: str
   keys: str
   mark: str | tuple[str, ...]
+  parts: tuple[str, ...] = ()
   tokenizer: str = ''
   config_of: str = 'config_of'
   licence: str = ''
