@@ -91,6 +91,21 @@ def _example(
       "codes = models.clip_codes(['a text'])",
       'model(codes).last  # float32 [1, M, D]',
     ]
+  if family == 'compressor':
+    number = math.prod(model['grid'])
+    reads = {'x': f'[B, {number}, {model["width"]}], of a vision tower'}
+    if 'joined' in model:
+      reads['levels'] = f'[B, {number}, {model["joined"]}], of several layers'
+    if model.get('guide', 'direct') != 'off' and 'text' in model:
+      words = 'M, ' if model.get('guide') == 'fine' else ''
+      reads['text'] = f'[B, {words}{model["text"]}]'
+    return [
+      'import tokpress_jax as tp',
+      '',
+      "model = tp.load('PATH')",
+      *(f'# {name}: {said}' for name, said in reads.items()),
+      f'model({", ".join(reads)})  # [B, K, F]',
+    ]
   size, channels = model['image_size'], model['channels']
   shape = f'[1, {size}, {size}, {channels}]'
   uses = ['model(batch).logits  # [1, classes]']
