@@ -10,7 +10,11 @@ UNSTATED = 'not stated'
 
 
 def write(
-  body: Mapping[str, Any], facts: Mapping[str, Any], *, has_tokenizer: bool
+  body: Mapping[str, Any],
+  facts: Mapping[str, Any],
+  *,
+  has_tokenizer: bool,
+  inputs: Mapping[str, tuple[int, ...]],
 ) -> str:
   """Writes a card.
 
@@ -18,6 +22,7 @@ def write(
     body: What `config.json` says.
     facts: More lines, by their names.
     has_tokenizer: Whether the model's tokenizer lies beside it.
+    inputs: Of a compressor, what it reads, to shapes without the batch.
 
   Returns:
     Markdown, with the hub's front matter.
@@ -42,14 +47,17 @@ def write(
     *(['- Its tokenizer is in `tokenizer/`.'] if has_tokenizer else []),
     '',
     '```python',
-    *_example(entry, body['model'], has_tokenizer),
+    *_example(entry, body['model'], has_tokenizer, inputs),
     '```',
   ]
   return '\n'.join(lines) + '\n'
 
 
 def _example(
-  entry: registry.Entry, model: Mapping[str, Any], has_tokenizer: bool
+  entry: registry.Entry,
+  model: Mapping[str, Any],
+  has_tokenizer: bool,
+  inputs: Mapping[str, tuple[int, ...]],
 ) -> list[str]:
   """Returns the lines of a program that uses the model."""
   family = entry.family
@@ -92,19 +100,14 @@ def _example(
       'model(codes).last  # float32 [1, M, D]',
     ]
   if family == 'compressor':
-    number = math.prod(model['grid'])
-    reads = {'x': f'[B, {number}, {model["width"]}], of a vision tower'}
-    if 'joined' in model:
-      reads['levels'] = f'[B, {number}, {model["joined"]}], of several layers'
-    if model.get('guide', 'direct') != 'off' and 'text' in model:
-      words = 'M, ' if model.get('guide') == 'fine' else ''
-      reads['text'] = f'[B, {words}{model["text"]}]'
     return [
       'import tokpress_jax as tp',
       '',
       "model = tp.load('PATH')",
-      *(f'# {name}: {said}' for name, said in reads.items()),
-      f'model({", ".join(reads)})  # [B, K, F]',
+      *(
+        f'# {n}: [{", ".join(map(str, ("B", *s)))}]' for n, s in inputs.items()
+      ),
+      f'model({", ".join(inputs)})  # [B, K, F]',
     ]
   size, channels = model['image_size'], model['channels']
   shape = f'[1, {size}, {size}, {channels}]'

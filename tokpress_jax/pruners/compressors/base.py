@@ -29,10 +29,10 @@ class Compressor(nn.Module):
   family: ClassVar[str] = 'compressor'
 
   @property
-  def inputs(self) -> tuple[tuple[int, ...], ...]:
-    """Shapes of what it reads, without the batch: the tokens of its grid."""
+  def inputs(self) -> dict[str, tuple[int, ...]]:
+    """What it reads, to shapes without the batch: the tokens of its grid."""
     config = self.config
-    return ((math.prod(config.grid), config.width),)
+    return {'x': (math.prod(config.grid), config.width)}
 
   @property
   def config(self) -> Any:

@@ -99,8 +99,8 @@ def heads_of(width: int) -> int:
 def expected(config: Any) -> Any:
   """The variables that a compressor's weights must fill, as shapes."""
   module = config.build()
-  given = [jnp.zeros((1, *shape)) for shape in module.inputs]
-  return jax.eval_shape(module.init, jax.random.key(0), *given)
+  given = {n: jnp.zeros((1, *shape)) for n, shape in module.inputs.items()}
+  return jax.eval_shape(module.init, jax.random.key(0), **given)
 
 
 def _check_codes(name: str, codes: np.ndarray) -> None:

@@ -25,7 +25,6 @@ queries, M words, D features, E features of the text, F features out.
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -160,12 +159,12 @@ class HICom(base.Compressor):
   dtype: Any = jnp.float32
 
   @property
-  def inputs(self) -> tuple[tuple[int, ...], ...]:
-    """Of `base.Compressor`."""
-    tokens = (math.prod(self.grid), self.width)
+  def inputs(self) -> dict[str, tuple[int, ...]]:
+    """Of `base.Compressor`; of words, any number is read."""
     if self.guide == 'off':
-      return (tokens,)
-    return tokens, (1, self.text) if self.guide == 'fine' else (self.text,)
+      return super().inputs
+    words = (1,) if self.guide == 'fine' else ()
+    return super().inputs | {'text': (*words, self.text)}
 
   def check(self, x: Array) -> None:
     """Refuses tokens that are not the grid, and what cannot be adapted."""

@@ -51,10 +51,10 @@ class QueCC(base.Compressor):
   dtype: Any = jnp.float32
 
   @property
-  def inputs(self) -> tuple[tuple[int, ...], ...]:
+  def inputs(self) -> dict[str, tuple[int, ...]]:
     """Of `base.Compressor`."""
-    number = math.prod(self.grid)
-    return (number, self.width), (number, self.joined), (self.text,)
+    levels = (math.prod(self.grid), self.joined)
+    return super().inputs | {'levels': levels, 'text': (self.text,)}
 
   @nn.compact
   def __call__(

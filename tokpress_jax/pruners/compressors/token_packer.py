@@ -47,10 +47,9 @@ class TokenPacker(base.Compressor):
   dtype: Any = jnp.float32
 
   @property
-  def inputs(self) -> tuple[tuple[int, ...], ...]:
+  def inputs(self) -> dict[str, tuple[int, ...]]:
     """Of `base.Compressor`."""
-    number = math.prod(self.grid)
-    return (number, self.width), (number, self.joined)
+    return super().inputs | {'levels': (math.prod(self.grid), self.joined)}
 
   @nn.compact
   def __call__(
