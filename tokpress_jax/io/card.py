@@ -100,13 +100,12 @@ def _example(
       'model(codes).last  # float32 [1, M, D]',
     ]
   if family == 'compressor':
+    sizes = {name: ', '.join(map(str, s)) for name, s in inputs.items()}
     return [
       'import tokpress_jax as tp',
       '',
       "model = tp.load('PATH')",
-      *(
-        f'# {n}: [{", ".join(map(str, ("B", *s)))}]' for n, s in inputs.items()
-      ),
+      *(f'# {name}: float32 [B, {s}]' for name, s in sizes.items()),
       f'model({", ".join(inputs)})  # [B, K, F]',
     ]
   size, channels = model['image_size'], model['channels']

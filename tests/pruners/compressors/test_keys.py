@@ -306,7 +306,7 @@ def test_a_converted_compressor_is_loaded_and_exported(tmp_path, capsys):
     jax.jit(lambda m, x: m(x, count=5))(again, x), few
   )
   card = (tmp_path / 'model' / 'README.md').read_text()
-  assert 'A `mqt` compressor' in card and '# x: [B, 576, 32]' in card
+  assert 'A `mqt` compressor' in card and '# x: float32 [B, 576, 32]' in card
   stablehlo.export_programs(model, tmp_path, batch_size=2)
   (program,) = stablehlo.load_programs(tmp_path).values()
   np.testing.assert_allclose(program(x)[:, :5], few, atol=1e-4)
@@ -326,7 +326,7 @@ def test_cards_say_what_is_read(tmp_path):
     card = (tmp_path / name / 'README.md').read_text()
     assert load.load(tmp_path / name).spec.config == config
     assert 'text)  # [B, K, F]' in card
-  assert '# text: [B, 1, 8]' in card
+  assert '# text: float32 [B, 1, 8]' in card
 
 
 def test_known_sizes():
