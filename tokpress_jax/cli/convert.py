@@ -18,9 +18,9 @@ class Flags:
 
   Attributes:
     kind: What the file is: a layout (`var`, `mvar`, `var-vqvae`, `titok`,
-      `one-d-piece`, `maskgit-vqgan`, `vit`, `vit-timm`, `clip`, `siglip`, `mqt`,
-      ...; sizes are read off the tensors) or one published file (`var-d16`,
-      `titok-l32`, `vit-b16`, ...), whose sizes it must have;
+      `one-d-piece`, `maskgit-vqgan`, `vit`, `vit-timm`, `clip`, `siglip`,
+      `mqt`, ...; sizes are read off the tensors) or one published file
+      (`var-d16`, `titok-l32`, `vit-b16`, ...), whose sizes it must have;
       `tokpress list weights` shows all. Files of VAR and MVAR look alike, and
       so do those of TiTok and One-D-Piece: the kind decides which it is. Or a
       network that measures or trains models: `inception`, `lpips`, `convnext`.
