@@ -1,6 +1,6 @@
 """What every learned compressor is: a module whose fields are its config.
 
-Dimension letters: B batch.
+Dimension letters: B batch, N tokens, K new tokens, D features, F features out.
 """
 
 from __future__ import annotations

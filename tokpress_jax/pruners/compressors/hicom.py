@@ -180,11 +180,11 @@ class HICom(base.Compressor):
   ) -> Array:
     """Queries [B, K, D] with the instruction in them; see `Guide`."""
     guide = Guide(
-      self.guide,
-      self.width,
-      self.text,
-      self.heads,
-      'g' in self.adapt,
+      kind=self.guide,
+      width=self.width,
+      text=self.text,
+      heads=self.heads,
+      adapt='g' in self.adapt,
       dtype=self.dtype,
       name='guide',
     )
