@@ -15,6 +15,7 @@ Family = Literal[
   'generator',
   'model',
   'encoder',
+  'compressor',
   'pruner',
   'task',
   'quantizer',
@@ -193,6 +194,70 @@ _ENTRIES = {
       paper='CLIP, arXiv:2103.00020; SigLIP, arXiv:2303.15343',
       evidence='official',
       licence='MIT',
+    ),
+    _row(
+      'm3_projector',
+      'compressor',
+      'pruners.compressors.m3:M3ProjectorConfig',
+      paper='M3, arXiv:2405.17430',
+      evidence='official',
+      licence='Apache-2.0',
+    ),
+    _row(
+      'mqt',
+      'compressor',
+      'pruners.compressors.mqt:MQTConfig',
+      paper='MQT, arXiv:2405.19315',
+      evidence='official',
+      licence='Apache-2.0',
+    ),
+    _row(
+      'token_packer',
+      'compressor',
+      'pruners.compressors.token_packer:TokenPackerConfig',
+      paper='TokenPacker, arXiv:2407.02392',
+      evidence='official',
+      licence='not stated',
+    ),
+    _row(
+      'quecc',
+      'compressor',
+      'pruners.compressors.quecc:QueCCConfig',
+      paper='QueCC, arXiv:2411.03312',
+      evidence='official',
+      licence='not stated',
+    ),
+    _row(
+      'token_flex',
+      'compressor',
+      'pruners.compressors.token_flex:TokenFLEXConfig',
+      paper='TokenFLEX, arXiv:2504.03154',
+      evidence="Ristretto's projector",
+      licence='MIT',
+    ),
+    _row(
+      'slime_resampler',
+      'compressor',
+      'pruners.compressors.slime:SliMEResamplerConfig',
+      paper='SliME, arXiv:2406.08487',
+      evidence='official',
+      licence='Apache-2.0',
+    ),
+    _row(
+      'hicom_local',
+      'compressor',
+      'pruners.compressors.hicom_local:HIComLocalConfig',
+      paper='HICom, arXiv:2503.16036',
+      evidence='official',
+      licence='Apache-2.0',
+    ),
+    _row(
+      'hicom_global',
+      'compressor',
+      'pruners.compressors.hicom_global:HIComGlobalConfig',
+      paper='HICom, arXiv:2503.16036',
+      evidence='official',
+      licence='Apache-2.0',
     ),
     _row(
       'tome',
@@ -533,7 +598,7 @@ def register(name: str, cls: type, *, family: Family, **facts: str) -> None:
 
 def list_models() -> tuple[Entry, ...]:
   """Returns all models by family, with paper and evidence."""
-  families = ('tokenizer', 'generator', 'model', 'encoder')
+  families = ('tokenizer', 'generator', 'model', 'encoder', 'compressor')
   return tuple(e for e in _ENTRIES.values() if e.family in families)
 
 

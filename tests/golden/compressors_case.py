@@ -92,15 +92,15 @@ def norm(name, width):
   return {f'{name}.weight': (width,), f'{name}.bias': (width,)}
 
 
-def mqt_shapes():
-  width = MQT['width']
+def mqt_shapes(sizes=MQT):
+  width = sizes['width']
   return {
-    'query': (MQT['side'] ** 2, width),
+    'query': (sizes['side'] ** 2, width),
     **mha('attn', width),
     **norm('ln_q', width),
     **norm('ln_k', width),
     **norm('ln_v', width),
-    'proj': (width, MQT['out']),
+    'proj': (width, sizes['out']),
   }
 
 

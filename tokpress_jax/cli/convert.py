@@ -18,14 +18,15 @@ class Flags:
 
   Attributes:
     kind: What the file is: a layout (`var`, `mvar`, `var-vqvae`, `titok`,
-      `one-d-piece`, `maskgit-vqgan`, `vit`, `vit-timm`, `clip`, `siglip`, ...;
-      sizes are read off the tensors) or one published file (`var-d16`,
-      `titok-l32`, `vit-b16`, ...), whose sizes it must have;
+      `one-d-piece`, `maskgit-vqgan`, `vit`, `vit-timm`, `clip`, `siglip`,
+      `mqt`, ...; sizes are read off the tensors) or one published file
+      (`var-d16`, `titok-l32`, `vit-b16`, ...), whose sizes it must have;
       `tokpress list weights` shows all. Files of VAR and MVAR look alike, and
       so do those of TiTok and One-D-Piece: the kind decides which it is. Or a
       network that measures or trains models: `inception`, `lpips`, `convnext`.
-    files: The checkpoint, .pth or .safetensors, with official names; of `lpips`
-      there are two.
+    files: The checkpoint, .pth or .safetensors, with official names, or the
+      `.index.json` of its shards, which lie beside it; of `lpips` there are
+      two.
     out: The file to write.
     scales: Sides of the token maps, where they are not the released ones.
     layout: Of the tokens of a TiTok, where it is not that of the released ones

@@ -10,7 +10,7 @@ from tokpress_jax import registry, released
 from tokpress_jax.errors import UserError
 
 _FAMILIES: dict[str, tuple[registry.Family, ...]] = {
-  'models': ('tokenizer', 'generator', 'model', 'encoder'),
+  'models': ('tokenizer', 'generator', 'model', 'encoder', 'compressor'),
   'pruners': ('pruner',),
   'tasks': ('task',),
 }
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
       if not row.repository:
         where = f'{row.file}, see the page of its code'
       size = f'{row.parameters / 1e6:.0f}M' if row.parameters else '?'
-      print(f'  {row.name:24} {row.kind:13} {size:>6} {licence}; {where}')
+      print(f'  {row.name:35} {row.kind:14} {size:>6} {licence}; {where}')
   if flags.what in ('all', 'datasets'):
     from tokpress_jax import data
 

@@ -10,7 +10,11 @@ UNSTATED = 'not stated'
 
 
 def write(
-  body: Mapping[str, Any], facts: Mapping[str, Any], *, has_tokenizer: bool
+  body: Mapping[str, Any],
+  facts: Mapping[str, Any],
+  *,
+  has_tokenizer: bool,
+  inputs: Mapping[str, tuple[int, ...]],
 ) -> str:
   """Writes a card.
 
@@ -18,6 +22,7 @@ def write(
     body: What `config.json` says.
     facts: More lines, by their names.
     has_tokenizer: Whether the model's tokenizer lies beside it.
+    inputs: Of a compressor, what it reads, to shapes without the batch.
 
   Returns:
     Markdown, with the hub's front matter.
@@ -42,14 +47,17 @@ def write(
     *(['- Its tokenizer is in `tokenizer/`.'] if has_tokenizer else []),
     '',
     '```python',
-    *_example(entry, body['model'], has_tokenizer),
+    *_example(entry, body['model'], has_tokenizer, inputs),
     '```',
   ]
   return '\n'.join(lines) + '\n'
 
 
 def _example(
-  entry: registry.Entry, model: Mapping[str, Any], has_tokenizer: bool
+  entry: registry.Entry,
+  model: Mapping[str, Any],
+  has_tokenizer: bool,
+  inputs: Mapping[str, tuple[int, ...]],
 ) -> list[str]:
   """Returns the lines of a program that uses the model."""
   family = entry.family
@@ -90,6 +98,15 @@ def _example(
       "model = tp.load('PATH')",
       "codes = models.clip_codes(['a text'])",
       'model(codes).last  # float32 [1, M, D]',
+    ]
+  if family == 'compressor':
+    sizes = {name: ', '.join(map(str, s)) for name, s in inputs.items()}
+    return [
+      'import tokpress_jax as tp',
+      '',
+      "model = tp.load('PATH')",
+      *(f'# {name}: float32 [B, {s}]' for name, s in sizes.items()),
+      f'model({", ".join(inputs)})  # [B, K, F]',
     ]
   size, channels = model['image_size'], model['channels']
   shape = f'[1, {size}, {size}, {channels}]'

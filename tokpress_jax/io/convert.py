@@ -1,9 +1,4 @@
-"""Released checkpoints to our files, and released names to loaded models.
-
-`.pth` files are pickles: they are read by `torch.load(weights_only=True)`,
-which builds tensors and plain containers and refuses everything else. Nothing
-else in this library unpickles.
-"""
+"""Released checkpoints to our files, and released names to loaded models."""
 
 from __future__ import annotations
 
@@ -18,116 +13,7 @@ import numpy as np
 
 from tokpress_jax import released, types
 from tokpress_jax.errors import UserError
-from tokpress_jax.io import flax_stream, keymap, safetensors
-
-_PICKLES = ('.pth', '.pt', '.ckpt', '.bin')
-
-
-def read_checkpoint(
-  path: str | os.PathLike[str], mark: str | Sequence[str]
-) -> dict[str, np.ndarray]:
-  """Reads the tensors of one model out of a released file.
-
-  Args:
-    path: A `.safetensors` file, a `.pth` that needs the extra `convert`, or a
-      stream of Flax parameters, which has no suffix.
-    mark: A tensor of the model. Where the file is a training checkpoint, the
-      model's tensors are those beside this one; a prefix of it is dropped.
-      Of several marks the first that is found counts.
-
-  Returns:
-    Released name -> array.
-
-  Raises:
-    UserError: The file is missing, damaged, holds more than tensors and plain
-      containers, or no such model.
-  """
-  path = pathlib.Path(path)
-  tree = _read(path)
-  marks = (mark,) if isinstance(mark, str) else tuple(mark)
-  found = next(filter(None, (_below(tree, m) for m in marks)), None)
-  if found is None:
-    if all(name.startswith('params/') for name in _names(tree)):
-      raise UserError(
-        f'{path} is converted already; give it to `load` or as --model'
-      )
-    names = ', '.join(list(_names(tree))[:8])
-    called = ' or '.join(map(repr, marks))
-    raise UserError(
-      f'{path} holds no such model: no tensor is called {called}. It has '
-      f'{names}, ... Give the kind that the file is of.'
-    )
-  return {name: _array(x) for name, x in found.items()}
-
-
-def _read(path: pathlib.Path) -> Any:
-  if not path.suffix:
-    return flax_stream.read(path)
-  if path.suffix not in (*_PICKLES, '.safetensors'):
-    raise UserError(
-      f'{path} is neither a .safetensors file nor a checkpoint of PyTorch '
-      f'({", ".join(_PICKLES)}), nor a stream of Flax parameters, which has no '
-      'suffix.'
-    )
-  if path.suffix == '.safetensors':
-    return safetensors.load_flat(path)
-  return _unpickle(path)
-
-
-def _unpickle(path: pathlib.Path) -> Any:
-  if not path.is_file():
-    raise UserError(f'There is no file {str(path)!r}.')
-  try:
-    import torch
-  except ImportError:
-    raise UserError(
-      f'{path.name} is a checkpoint of PyTorch, and torch is not installed: '
-      "pip install 'tokpress_jax[convert]'."
-    ) from None
-  try:
-    return torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-  except Exception as error:  # Zip, pickle and runtime errors of torch.
-    reason = str(error).strip().splitlines()[0]
-    raise UserError(
-      f'{path} is damaged, or holds more than tensors and plain containers '
-      f'(nothing else is read from a pickle): {reason}'
-    ) from error
-
-
-def _names(tree: Any, prefix: str = '') -> Any:
-  if isinstance(tree, Mapping):
-    for name, value in tree.items():
-      yield from _names(value, f'{prefix}.{name}' if prefix else str(name))
-  else:
-    yield prefix
-
-
-def _below(tree: Any, mark: str) -> dict[str, Any] | None:
-  """The mapping that holds `mark`, searched from the outside in."""
-  if not isinstance(tree, Mapping):
-    return None
-  for name in tree:
-    if isinstance(name, str) and (name == mark or name.endswith(f'.{mark}')):
-      prefix = name[: len(name) - len(mark)]
-      return {
-        key[len(prefix) :]: value
-        for key, value in tree.items()
-        if key.startswith(prefix) and hasattr(value, 'shape')
-      }
-  for value in tree.values():
-    found = _below(value, mark)
-    if found is not None:
-      return found
-  return None
-
-
-def _array(tensor: Any) -> np.ndarray:
-  """A NumPy array; half precisions become float32."""
-  if isinstance(tensor, np.ndarray):
-    return tensor
-  if tensor.dtype.is_floating_point:
-    tensor = tensor.float()
-  return tensor.numpy()
+from tokpress_jax.io import checkpoints, keymap, safetensors
 
 
 def convert(
@@ -140,7 +26,7 @@ def convert(
   """Reads a released file as one of our models.
 
   Args:
-    source: The file.
+    source: The file, or the index of its shards.
     name: Its kind ('var': sizes are read off the tensors), or the name of a
       released file ('var-d16': it must have exactly its sizes).
     scales: Sides of the scales, of kinds that have them and where the released
@@ -160,7 +46,13 @@ def convert(
   given = {'scales': scales, 'layout': layout}
   options = {key: value for key, value in given.items() if value is not None}
   _check_options(kind, row, options)
-  tensors = read_checkpoint(source, kind.mark)
+  found = checkpoints.read(source, kind.mark, parts=kind.parts)
+  tensors = found.tensors
+  if found.others:
+    print(
+      f'{os.fspath(source)}: {len(tensors)} tensors are those of {name}; '
+      f'{found.others} others are of the model around it and are not read'
+    )
   if row is not None and row.config:
     config = row.make_config()
   else:
@@ -238,15 +130,15 @@ def convert_network(
   network = released.NETWORKS[name]
   tensors: dict[str, np.ndarray] = {}
   for source in map(pathlib.Path, sources):
-    tree = _read(source)
-    parts = [_below(tree, mark) for mark in network.marks]
+    tree = checkpoints.tree_of(source)
+    parts = [checkpoints.below(tree, mark) for mark in network.marks]
     if not any(parts):
       raise UserError(
         f'{source} is no part of {name}: it has none of '
         f'{", ".join(network.marks)}. Give {" and ".join(network.files)}.'
       )
     for part in filter(None, parts):
-      tensors |= {key: _array(x) for key, x in part.items()}
+      tensors |= checkpoints.load(part)
   return keymap.convert(
     tensors,
     network.attribute('RULES'),
@@ -282,9 +174,13 @@ def fetch(name: str) -> pathlib.Path:
       f'authors link {row.file} on the page of their code. Get it there and '
       f'run: tokpress convert {name} {row.file} --out {path}'
     )
+  kind = released.KINDS[row.kind]
+  shards = ''
+  if row.file.endswith(checkpoints.INDEX):
+    shards = f', with the shards that it names for {", ".join(kind.parts)}'
   by_hand = (
-    f'Or download {row.file} from https://huggingface.co/{row.repository} '
-    f'and run: tokpress convert {name} {row.file} --out {path}'
+    f'Or download {row.file}{shards} from https://huggingface.co/'
+    f'{row.repository} and run: tokpress convert {name} {row.file} --out {path}'
   )
   try:
     import huggingface_hub
@@ -310,6 +206,9 @@ def fetch(name: str) -> pathlib.Path:
       f'{name} is not in {path.parent}, and the Hugging Face hub did not give '
       f'it: {reason} {by_hand}'
     ) from first
+  for shard in checkpoints.shards(source, kind.mark, parts=kind.parts):
+    print(f'{name}: downloading {shard}')
+    huggingface_hub.hf_hub_download(row.repository, shard)
   for other in row.beside:
     # What is missing is said when the file is read.
     with contextlib.suppress(OSError, ValueError):

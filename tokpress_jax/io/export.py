@@ -71,7 +71,12 @@ def export(
   body = _describe(module.config, variables, name, licence)
   safetensors.save(out / MODEL, variables, {'name': body['name']})
   (out / CONFIG).write_text(json.dumps(body, indent=2) + '\n')
-  text = card.write(body, facts or {}, has_tokenizer=tokenizer is not None)
+  text = card.write(
+    body,
+    facts or {},
+    has_tokenizer=tokenizer is not None,
+    inputs=getattr(module, 'inputs', {}),
+  )
   (out / CARD).write_text(text)
   if tokenizer is not None:
     export(

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -73,10 +73,26 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
   return unflatten(load_flat(path))
 
 
-def load_flat(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-  """Reads the arrays by their names in the file; see `load`."""
+def load_flat(
+  path: str | os.PathLike[str], *, only: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+  """Reads the arrays by their names in the file; see `load`.
+
+  Args:
+    path: The file.
+    only: Names to read, those that are there; all if None.
+  """
   with _opened(path) as file:
-    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    found = file.keys()
+    if only is not None:
+      found = [name for name in found if name in only]
+    return {name: file.get_tensor(name) for name in found}
+
+
+def names(path: str | os.PathLike[str]) -> list[str]:
+  """Reads the names of the arrays, and none of these; see `load`."""
+  with _opened(path) as file:
+    return list(file.keys())
 
 
 def metadata(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -37,8 +37,9 @@ def export_programs(
 
   A tokenizer has `encode` (images float32 [B, H, W, C] in [-1, 1] to codes
   int32 [B, N, Q]) and `decode` (codes and lengths int32 [B] to images); a
-  generator `sample` (labels int32 [B] and a seed uint32 [] to images); any
-  other model `apply` (images to logits [B, V]).
+  generator `sample` (labels int32 [B] and a seed uint32 [] to images); a
+  compressor `apply` (what its `inputs` says to tokens [B, K, F]); any other
+  model `apply` (images to logits [B, V]).
 
   Args:
     loaded: The model.
@@ -125,6 +126,12 @@ def _programs(
         },
       )
     }
+  if loaded.spec.family == 'compressor':
+    reads = {
+      name: shape((batch, *sizes), jnp.float32)
+      for name, sizes in loaded.inputs.items()
+    }
+    return {'apply': (lambda *given: loaded(*given), reads)}
   side = config.image_size
   images = shape((batch, side, side, config.channels), jnp.float32)
   if loaded.spec.family != 'tokenizer':

@@ -17,6 +17,8 @@ class Kind:
     mark: a tensor that every such file has, or one of several of which a file
       has one; a training checkpoint may hold its model's tensors deeper, or
       with a prefix.
+    parts: starts of the names of its tensors, where the model is a part of the
+      file's (the projector of a language model); the others are not read.
     tokenizer: the released tokenizer that most such files belong to.
     config_of: the function of `keys` that reads a config off the shapes.
     licence: of the released weights of this kind.
@@ -30,6 +32,7 @@ class Kind:
   name: str
   keys: str
   mark: str | tuple[str, ...]
+  parts: tuple[str, ...] = ()
   tokenizer: str = ''
   config_of: str = 'config_of'
   licence: str = ''
@@ -89,6 +92,7 @@ NETWORKS = {
 
 _APPLE = 'Apple Machine Learning Research Model licence: for research only'
 _VAR_KEYS = 'generators.scale_wise_keys'
+_COMPRESSORS = 'pruners.compressors'
 KINDS = {
   kind.name: kind
   for kind in (
@@ -258,6 +262,78 @@ KINDS = {
       keys='tokenizers.flextok_keys',
       mark='encoder.module_dict.enc_register_module.registers',
       licence=_APPLE,
+      prepare='prepare',
+      describe='describe',
+    ),
+    Kind(
+      name='m3',
+      keys=f'{_COMPRESSORS}.m3_keys',
+      mark='mm_projector.0.weight',
+      parts=('mm_projector.',),
+      licence='Llama 2 Community License; the code is Apache-2.0',
+    ),
+    Kind(
+      name='mqt',
+      keys=f'{_COMPRESSORS}.mqt_keys',
+      mark='query_abstractor.ln_k.weight',
+      parts=('query_abstractor.',),
+      licence="LLaVA-1.5's and Vicuna's terms; the code is Apache-2.0",
+      prepare='prepare',
+    ),
+    Kind(
+      name='token-packer',
+      keys=f'{_COMPRESSORS}.token_packer_keys',
+      mark='mm_projector.clip_attn.in_proj_weight',
+      parts=('mm_projector.',),
+      licence='Llama 2 Community License',
+      prepare='prepare',
+      describe='describe',
+    ),
+    Kind(
+      name='quecc',
+      keys=f'{_COMPRESSORS}.quecc_keys',
+      mark='mm_projector.0.clip_attn.in_proj_weight',
+      parts=('mm_projector.',),
+      licence='not stated',
+      prepare='prepare',
+    ),
+    Kind(
+      name='token-flex',
+      keys=f'{_COMPRESSORS}.token_flex_keys',
+      mark='projector.mlp.f1.weight',
+      parts=('projector.',),
+      licence='MIT',
+    ),
+    Kind(
+      name='slime',
+      keys=f'{_COMPRESSORS}.slime_keys',
+      mark='sampler.post_qformer.ln_kv.weight',
+      parts=(
+        'sampler.',
+        'mm_projector.projection.',
+        'mm_projector.0.',
+        'mm_projector.2.',
+      ),
+      licence='for research only, its authors say; the code is Apache-2.0',
+      prepare='prepare',
+    ),
+    Kind(
+      name='hicom-local',
+      keys=f'{_COMPRESSORS}.hicom_keys',
+      mark='mm_projector.local_compressor.readout.0.weight',
+      parts=('mm_projector.local_',),
+      config_of='local_config_of',
+      licence='Apache-2.0; for non-commercial use, its authors say',
+      prepare='prepare',
+      describe='describe',
+    ),
+    Kind(
+      name='hicom-global',
+      keys=f'{_COMPRESSORS}.hicom_keys',
+      mark='mm_projector.global_compressor.readout.0.weight',
+      parts=('mm_projector.global_',),
+      config_of='global_config_of',
+      licence='Apache-2.0; for non-commercial use, its authors say',
       prepare='prepare',
       describe='describe',
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tokpress_jax.released.hosts import HOSTS
+from tokpress_jax.released.projectors import PROJECTORS
 from tokpress_jax.released.row import Released
 
 _VAR = 'FoundationVision/var'
@@ -318,5 +319,6 @@ RELEASED = {
     *_MASKGENS,
     *_FLEXARS,
     *HOSTS,
+    *PROJECTORS,
   )
 }

@@ -35,7 +35,9 @@ CASES = {
     'mqt/parameters',
   ),
   'token_packer': (
-    compressors.TokenPacker(stride=4, grid=GRID, width=WIDTH, heads=2, out=6),
+    compressors.TokenPacker(
+      stride=4, grid=GRID, width=WIDTH, joined=LEVELS, heads=2, out=6
+    ),
     (image(), image(LEVELS)),
     compressors.TokenPacker(),
     ((576, 1024), (576, 4096)),
@@ -43,7 +45,9 @@ CASES = {
     'packer/parameters',
   ),
   'quecc': (
-    compressors.QueCC(stride=4, grid=GRID, width=WIDTH, heads=2),
+    compressors.QueCC(
+      stride=4, grid=GRID, width=WIDTH, joined=LEVELS, text=TEXT, heads=2
+    ),
     (image(), image(LEVELS), draw('text', ROWS, TEXT)),
     compressors.QueCC(),
     ((576, 1024), (576, 4096), (4096,)),
@@ -63,6 +67,7 @@ CASES = {
       grid=(2, 4, 8),
       sizes=(2, 3, 3),
       width=WIDTH,
+      text=WIDTH,
       out=6,
       guide='coarse',
       adapt='qkvg',
@@ -79,6 +84,7 @@ CASES = {
       queries=3,
       grid=(2, 4, 8),
       width=WIDTH,
+      text=TEXT,
       out=6,
       guide='fine',
       adapt='g',

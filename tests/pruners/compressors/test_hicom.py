@@ -10,12 +10,13 @@ import pytest
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import compressors
-from tokpress_jax.pruners.compressors import hicom
+from tokpress_jax.pruners.compressors import hicom_global
 
 GRID, WIDTH = (6, 4, 3), 8
 SLOTS = 72
-LOCAL = {'grid': GRID, 'sizes': (4, 2, 2), 'width': WIDTH, 'out': 6, 'heads': 2}
-GLOBAL = {'grid': GRID, 'queries': 3, 'width': WIDTH, 'out': 6, 'heads': 2}
+BOTH = {'grid': GRID, 'width': WIDTH, 'text': WIDTH, 'out': 6, 'heads': 2}
+LOCAL = {**BOTH, 'sizes': (4, 2, 2)}
+GLOBAL = {**BOTH, 'queries': 3}
 
 
 def draw(name, *shape):
@@ -125,7 +126,7 @@ def test_the_global_compressor_does_not_read_what_is_missing():
 
 
 def test_codes_of_videos():
-  got = hicom.video_codes((2, 3, 4), 6).reshape(2, 3, 4, 6)
+  got = hicom_global.video_codes((2, 3, 4), 6).reshape(2, 3, 4, 6)
   for at in np.ndindex(2, 3, 4):
     for i in range(6):
       wave = np.cos if i % 2 else np.sin
@@ -137,11 +138,11 @@ def test_what_does_not_fit_is_refused():
   key = jax.random.key(0)
   with pytest.raises(UserError, match=r'\[B, M, E\], the words'):
     made('local', 'fine', '').init(key, X, TEXT)
-  with pytest.raises(UserError, match='pooled, with B=2, got None'):
+  with pytest.raises(UserError, match='pooled, with B=2 and E=8, got None'):
     made('global', 'coarse', '').init(key, X)
   with pytest.raises(UserError, match="got 'near'"):
     made('local', 'near', '').init(key, X, TEXT)
   with pytest.raises(UserError, match=r"got \['x'\]"):
     made('local', 'coarse', 'xk').init(key, X, TEXT)
-  with pytest.raises(UserError, match="only 'g'"):
+  with pytest.raises(UserError, match="'g' can be adapted here"):
     made('global', 'coarse', 'k').init(key, X, TEXT)

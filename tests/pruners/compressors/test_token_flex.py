@@ -12,9 +12,13 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import compressors
 
 GRID, SIDES = (7, 7), (2, 3, 5)
-MODULE = compressors.TokenFLEX(sides=SIDES, grid=GRID, out=case.FLEX['out'])
+MODULE = compressors.TokenFLEX(
+  sides=SIDES, grid=GRID, width=case.FLEX['width'], out=case.FLEX['out']
+)
 IMAGE = case.draw('flex_images', 3, 49, case.FLEX['width'])
-WEIGHTS = compressor_weights.flex()
+WEIGHTS = compressor_weights.variables(
+  'token-flex', case.flex_shapes(), MODULE.config
+)['params']
 
 
 @jax.jit

@@ -3,13 +3,14 @@
 Cai et al., "Matryoshka Multimodal Models" (2024, arXiv:2405.17430).
 The tokens of a grid are averaged in windows after the projector, 576 to 144,
 36, 9 or 1; a batch is trained at all numbers, and the loss is their mean.
-Nothing is learned here: the language model learns to read each.
+Nothing of it is learned: the language model learns to read each. Before it
+stands LLaVA's projector (`M3Projector`).
 
 The official code takes the side of a window to be the root of N / K rounded
 down, and leaves out what is over; here windows must tile the grid.
 
 Dimension letters: B batch, N token slots, K new tokens, H rows and W columns of
-a grid, D features.
+a grid, D features, F features out.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import base, budgets, reduction
+from tokpress_jax.pruners import base as pruner_base
+from tokpress_jax.pruners import budgets, reduction
 from tokpress_jax.pruners import positions as positions_lib
-from tokpress_jax.pruners.compressors import parts
+from tokpress_jax.pruners.compressors import base, parts
 from tokpress_jax.pruners.mergers.windows import windows
 from tokpress_jax.types import Array, Reduction, Signals, Tokens
 
@@ -83,8 +86,47 @@ def nested_loss(
   return jnp.mean(jnp.stack(each))
 
 
+class M3Projector(base.Compressor):
+  """LLaVA's projector, then pooling; the defaults are the released model's.
+
+  Attributes:
+    width: D, of the tower's features.
+    out: F, of the language model.
+    grid: (H, W) of the image's tokens.
+    dtype: of the matrix products.
+  """
+
+  width: int = 1024
+  out: int = 4096
+  grid: tuple[int, int] = (24, 24)
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, *, count: int | None = None) -> Array:
+    """Makes tokens.
+
+    Args:
+      x: [B, N, D].
+      count: K, see `nested_pool`; N if None, as LLaVA has it.
+
+    Returns:
+      [B, K, F] in raster order.
+
+    Raises:
+      UserError: if x is not the grid, or K does not fit.
+    """
+    parts.check_grid(x, self.grid, self.width)
+    x = parts.project(x, self.out, self.dtype)
+    if count is None:
+      return x
+    return nested_pool(x, grid=self.grid, scales=(count,))[0]
+
+
+M3ProjectorConfig = base.config_of(M3Projector)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class M3(base.Pruner):
+class M3(pruner_base.Pruner):
   """Average pooling as a pruner: several crops, padding, protected tokens.
 
   The tokens' positions are their rows and columns [B, N, 2]; windows do not

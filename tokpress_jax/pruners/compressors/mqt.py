@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners.compressors import parts
+from tokpress_jax.pruners.compressors import base, parts
 from tokpress_jax.types import Array
 
 
@@ -41,7 +41,7 @@ def random_prefix(rng: Array, *, queries: int = 256, step: int = 2) -> Array:
   return jnp.arange(queries) < number
 
 
-class MQT(nn.Module):
+class MQT(base.Compressor):
   """The resampler; the defaults are the released model's.
 
   Attributes:
@@ -78,7 +78,7 @@ class MQT(nn.Module):
     Raises:
       UserError: if x is not the grid, or there are not so many queries.
     """
-    parts.check_grid(x, self.grid)
+    parts.check_grid(x, self.grid, self.width)
     square = (self.side, self.side)
     total = self.side**2
     count = total if count is None else count
@@ -95,3 +95,6 @@ class MQT(nn.Module):
       mask=mask,
     )
     return parts.dense(self.out, self.dtype, 'proj', bias=False)(y)
+
+
+MQTConfig = base.config_of(MQT)

@@ -192,13 +192,35 @@ def grid_regions(grid: tuple[int, ...], sizes: tuple[int, ...]) -> np.ndarray:
   return index.transpose(axes).reshape(number, -1)
 
 
-def check_grid(x: Array, grid: tuple[int, ...]) -> None:
-  """Refuses tokens [B, N, D] that are not those of a grid."""
-  if x.ndim != 3 or x.shape[1] != math.prod(grid):
+def check_grid(
+  x: Array, grid: tuple[int, ...], width: int | None = None
+) -> None:
+  """Refuses tokens that are not [B, N, D] of a grid.
+
+  Args:
+    x: the tokens.
+    grid: its sizes.
+    width: D; any if None.
+
+  Raises:
+    UserError: if they are not.
+  """
+  number = math.prod(grid)
+  fits = x.ndim == 3 and x.shape[1] == number
+  if not fits or width not in (None, x.shape[-1]):
     raise UserError(
-      f'a grid of {grid} has {math.prod(grid)} tokens: expected [B, '
-      f'{math.prod(grid)}, D], got {x.shape}; set `grid`, and leave class '
-      'tokens out'
+      f'a grid of {grid} has {number} tokens: expected [B, {number}, '
+      f'{width or "D"}], got {x.shape}; set `grid` and the features, and leave '
+      'class tokens out'
+    )
+
+
+def check_text(x: Array, rows: int, width: int) -> None:
+  """Refuses texts that are not [B, E], one for each row of tokens."""
+  if x.shape != (rows, width):
+    raise UserError(
+      f'expected one text of [{rows}, {width}] for each image, got {x.shape}; '
+      'repeat it for the crops of an image'
     )
 
 
@@ -250,6 +272,13 @@ class Projector(nn.Module):
       x = nn.gelu(x, approximate=False) if i else x
       x = dense(width, self.dtype, f'fc{i + 1}')(x)
     return x
+
+
+def project(x: Array, out: int | None, dtype: Any) -> Array:
+  """Two linear layers called 'mlp' to F features; x itself if `out` is None."""
+  if out is None:
+    return x
+  return Projector((out,) * 2, dtype=dtype, name='mlp')(x)
 
 
 def as_tokens(

@@ -11,37 +11,50 @@ values do not see the question. Its text is cut out of the decoded prompt and
 goes through the language model; here the embedding is given.
 
 Dimension letters: B batch, N tokens of a grid, K new tokens, D features, J
-features of the joined layers, E features of the text.
+features of the joined layers, E features of the text, F features out.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tokpress_jax.errors import UserError
-from tokpress_jax.pruners.compressors import parts
+from tokpress_jax.pruners.compressors import base, parts
 from tokpress_jax.types import Array
 
 
-class QueCC(nn.Module):
-  """The compressor, before a projector; the defaults are the official ones.
+class QueCC(base.Compressor):
+  """The compressor; the defaults are the official ones.
 
   Attributes:
     stride: s, 4 for 36 tokens of 576, 24 for one.
     grid: (H, W) of the image's tokens.
     width: D.
+    joined: J.
+    text: E.
     heads: of the attention.
+    out: F, of the language model, behind two more linear layers; None gives
+      the tokens that enter these.
     dtype: of the matrix products.
   """
 
   stride: int = 4
   grid: tuple[int, int] = (24, 24)
   width: int = 1024
+  joined: int = 4096
+  text: int = 4096
   heads: int = 8
+  out: int | None = None
   dtype: Any = jnp.float32
+
+  @property
+  def inputs(self) -> dict[str, tuple[int, ...]]:
+    """Of `base.Compressor`."""
+    levels = (math.prod(self.grid), self.joined)
+    return super().inputs | {'levels': levels, 'text': (self.text,)}
 
   @nn.compact
   def __call__(
@@ -58,20 +71,16 @@ class QueCC(nn.Module):
         None.
 
     Returns:
-      [B, K, D] in raster order.
+      [B, K, D] or [B, K, F] in raster order.
 
     Raises:
       UserError: if x or levels is not the grid, s does not divide it, or text
         is not [B, E].
     """
-    parts.check_grid(x, self.grid)
-    parts.check_grid(levels, self.grid)
+    parts.check_grid(x, self.grid, self.width)
+    parts.check_grid(levels, self.grid, self.joined)
     parts.check_divides(self.grid, self.stride)
-    if text.ndim != 2 or text.shape[0] != x.shape[0]:
-      raise UserError(
-        f'expected one text of [{x.shape[0]}, E] for each image, got '
-        f'{text.shape}; repeat it for the crops of an image'
-      )
+    parts.check_text(text, len(x), self.text)
 
     def project(name: str, y: Array) -> Array:
       layers = parts.Projector((self.width,) * 2, dtype=self.dtype, name=name)
@@ -89,10 +98,14 @@ class QueCC(nn.Module):
       dtype=self.dtype,
       name='down',
     )(parts.split_grid(query, self.grid))
-    return parts.Attend(self.heads, dtype=self.dtype, name='attn')(
+    y = parts.Attend(self.heads, dtype=self.dtype, name='attn')(
       query.reshape(x.shape[0], -1, self.width),
       project('k', levels),
       project('v', levels),
       mask=mask,
       regions=parts.grid_regions(self.grid, (self.stride,) * 2),
     )
+    return parts.project(y, self.out, self.dtype)
+
+
+QueCCConfig = base.config_of(QueCC)

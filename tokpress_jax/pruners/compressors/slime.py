@@ -11,7 +11,8 @@ here it is padded to a static capacity, which the text may not fill and which
 cuts what is beyond it, least alike first. The whole image beside the crops goes
 through a projector only.
 
-Dimension letters: B batch, N token slots, K queries, M text slots, D features.
+Dimension letters: B batch, N token slots, K queries, M text slots, D
+features, F features out.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import base, budgets, scores, selecting
+from tokpress_jax.pruners import base as pruner_base
+from tokpress_jax.pruners import budgets, scores, selecting
 from tokpress_jax.pruners import positions as positions_lib
-from tokpress_jax.pruners.compressors import parts
+from tokpress_jax.pruners.compressors import base, parts
 from tokpress_jax.pruners.scores.attention import masked_softmax
 from tokpress_jax.pruners.scores.fixed import place
 from tokpress_jax.pruners.selectors import top, top_mass
 from tokpress_jax.types import Array, Ratio, Signals, Tokens
 
 
-class SliMEResampler(nn.Module):
+class SliMEResampler(base.Compressor):
   """Learned queries that look at one crop; the defaults are the released ones.
 
   Unlike MQT's, keys hold content, and positions are added after the norms.
@@ -43,6 +45,8 @@ class SliMEResampler(nn.Module):
     width: D, of the tower's features.
     heads: of the attention.
     grid: (H, W) of a crop's tokens.
+    out: F, of the language model, behind two more linear layers; None gives
+      the tokens that enter these.
     dtype: of the matrix products.
   """
 
@@ -50,6 +54,7 @@ class SliMEResampler(nn.Module):
   width: int = 1024
   heads: int = 8
   grid: tuple[int, int] = (24, 24)
+  out: int | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -61,12 +66,12 @@ class SliMEResampler(nn.Module):
       mask: bool [B, N], the crop's tokens that are there; all if None.
 
     Returns:
-      [B, K, D], to be projected.
+      [B, K, D], to be projected, or [B, K, F].
 
     Raises:
       UserError: if x is not the grid.
     """
-    parts.check_grid(x, self.grid)
+    parts.check_grid(x, self.grid, self.width)
     square = (self.side, self.side)
     norm = lambda name: parts.norm(self.dtype, name)
     query = self.param('query', parts.INIT, (self.side**2, self.width))
@@ -79,7 +84,10 @@ class SliMEResampler(nn.Module):
       x,
       mask=mask,
     )
-    return norm('norm_out')(y)
+    return parts.project(norm('norm_out')(y), self.out, self.dtype)
+
+
+SliMEResamplerConfig = base.config_of(SliMEResampler)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +118,7 @@ class SliME(selecting.Selecting):
       )
 
   @property
-  def needs(self) -> base.Needs:  # type: ignore[override]
+  def needs(self) -> pruner_base.Needs:  # type: ignore[override]
     """The text, and keys for the noise."""
     return frozenset({'text', 'rng'} if self.noise else {'text'})
 

@@ -30,19 +30,20 @@ import numpy as np
 from tokpress_jax.errors import UserError
 from tokpress_jax.nn import LayerNorm
 from tokpress_jax.nn.resize import resize_matrix
-from tokpress_jax.pruners.compressors import parts
+from tokpress_jax.pruners.compressors import base, parts
 from tokpress_jax.types import Array
 
 Pooling = Literal['resized', 'adaptive']
 
 
-class TokenFLEX(nn.Module):
+class TokenFLEX(base.Compressor):
   """The projector.
 
   Attributes:
     sides: of the grids of new tokens; S of them.
     weights: how often each is drawn in training.
     grid: (H, W) of the image's tokens.
+    width: D.
     out: F, of the language model.
     ratio: features between the projector's layers over D.
     pooling: see the module.
@@ -52,17 +53,19 @@ class TokenFLEX(nn.Module):
   sides: tuple[int, ...] = (8, 12, 16)
   weights: tuple[float, ...] = (0.2, 0.3, 0.5)
   grid: tuple[int, int] = (27, 27)
+  width: int = 1152
   out: int = 3584
   ratio: int = 3
   pooling: Pooling = 'resized'
   dtype: Any = jnp.float32
 
-  def __call__(self, x: Array, *, side: int) -> Array:
+  def __call__(self, x: Array, *, side: int | None = None) -> Array:
     """Makes a static number of tokens.
 
     Args:
       x: [B, N, D].
-      side: of the grid of new tokens; any, those of training are `sides`.
+      side: of the grid of new tokens; any, those of training are `sides`, and
+        None is the largest.
 
     Returns:
       [B, side^2, F] in raster order.
@@ -71,6 +74,7 @@ class TokenFLEX(nn.Module):
       UserError: if x is not the grid.
     """
     self._check(x)
+    side = max(self.sides) if side is None else side
     matrix = pooling_matrix(self.grid, side, method=self.pooling)
     return self._project(_times(matrix, x))
 
@@ -103,7 +107,7 @@ class TokenFLEX(nn.Module):
 
   def _check(self, x: Array) -> None:
     """Refuses sizes that do not fit."""
-    parts.check_grid(x, self.grid)
+    parts.check_grid(x, self.grid, self.width)
     if len(self.sides) != len(self.weights) or min(self.sides) < 1:
       raise UserError(
         f'sides={self.sides} must be 1 or more, with as many weights, got '
@@ -117,6 +121,9 @@ class TokenFLEX(nn.Module):
     x = LayerNorm(eps=1e-5, dtype=self.dtype, name='norm')(x)
     y = nn.silu(dense(hidden, 'gate')(x)) * dense(hidden, 'value')(x)
     return dense(self.out, 'out_proj')(y)
+
+
+TokenFLEXConfig = base.config_of(TokenFLEX)
 
 
 def pooling_matrix(

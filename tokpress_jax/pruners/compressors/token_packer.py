@@ -14,23 +14,25 @@ features of the joined layers, F features out.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from tokpress_jax.nn.resize import resize
-from tokpress_jax.pruners.compressors import parts
+from tokpress_jax.pruners.compressors import base, parts
 from tokpress_jax.types import Array
 
 
-class TokenPacker(nn.Module):
+class TokenPacker(base.Compressor):
   """The projector; the defaults are the released model's.
 
   Attributes:
     stride: s, 2, 3 or 4 for 144, 64 or 36 tokens of 576.
     grid: (H, W) of the image's tokens.
     width: D.
+    joined: J.
     heads: of the attention.
     out: F, of the language model.
     dtype: of the matrix products.
@@ -39,9 +41,15 @@ class TokenPacker(nn.Module):
   stride: int = 2
   grid: tuple[int, int] = (24, 24)
   width: int = 1024
+  joined: int = 4096
   heads: int = 8
   out: int = 4096
   dtype: Any = jnp.float32
+
+  @property
+  def inputs(self) -> dict[str, tuple[int, ...]]:
+    """Of `base.Compressor`."""
+    return super().inputs | {'levels': (math.prod(self.grid), self.joined)}
 
   @nn.compact
   def __call__(
@@ -62,8 +70,8 @@ class TokenPacker(nn.Module):
     Raises:
       UserError: if x or levels is not the grid, or s does not divide it.
     """
-    parts.check_grid(x, self.grid)
-    parts.check_grid(levels, self.grid)
+    parts.check_grid(x, self.grid, self.width)
+    parts.check_grid(levels, self.grid, self.joined)
     small = parts.check_divides(self.grid, self.stride)
     norm = lambda name: parts.norm(self.dtype, name)
 
@@ -81,4 +89,7 @@ class TokenPacker(nn.Module):
       mask=mask,
       regions=parts.grid_regions(self.grid, (self.stride,) * 2),
     )
-    return parts.Projector((self.out,) * 2, dtype=self.dtype, name='mlp')(y)
+    return parts.project(y, self.out, self.dtype)
+
+
+TokenPackerConfig = base.config_of(TokenPacker)
