@@ -734,7 +734,7 @@ def test_the_best_of_lines_is_the_first_of_the_highest():
     slot = lines_lib.best(found)
     for row in np.flatnonzero(i < number):
       low = np.where(np.isnan(value[row]), -9, value[row])
-      want = max(np.flatnonzero(among[row]), key=lambda n: (low[n], -n))  # noqa: B023
+      want = max(np.flatnonzero(among[row]), key=lambda n: (low[n], -n))
       assert slot[row] == want
       among[row, want] = False
     gone = jnp.full(ROWS, -jnp.inf)
@@ -746,10 +746,14 @@ def test_local_outliers_with_ties_are_those_of_a_loop():
   """Of two as far away the lower counts first; equal values are neighbours."""
   rng = np.random.default_rng(6)
   value = np.round(rng.exponential(size=(8, 40)) * 4).astype(np.float32)
-  free = rng.random((8, 40)) < np.linspace(1, 0.1, 8)[:, None]
+  number = np.array([40, 30, 20, 12, 8, 5, 3, 2])
+  free = np.arange(40) >= 40 - number[:, None]
   got = jax.jit(
     functools.partial(selectors.local_outliers, limit=40, neighbours=5)
   )(value, free=free)
-  want = [(lof(np.sort(v[f]), 5) > 1.5).sum() for v, f in zip(value, free)]
+  want = [
+    (lof(np.sort(v[40 - n :]), 5) > 1.5).sum()
+    for v, n in zip(value, number, strict=True)
+  ]
   assert got.tolist() == want
   assert max(want) > 0
