@@ -10,6 +10,8 @@ from padded import Parts
 
 from tokpress_jax.pruners import scores, selectors, similarities
 from tokpress_jax.pruners.selectors import covering as covering_lib
+from tokpress_jax.pruners.selectors import duplicates as duplicates_lib
+from tokpress_jax.pruners.selectors import lines as lines_lib
 
 LIMIT = 6
 
@@ -644,24 +646,114 @@ def test_bad_input_is_said(call, said):
     call(jnp.ones((1, 4)), {'valid': valid, 'protected': ~valid})
 
 
-@pytest.mark.parametrize('join', [jnp.multiply, jnp.add])
-@pytest.mark.parametrize('sign', [1.0, -1.0])
-def test_lazy_coverage_picks_what_the_eager_one_does(join, sign):
+# -- the lazy ways of a CPU and those of an accelerator
+
+FLOORS = {'multiply': 0.0, 'add': -1.0}
+ROWS, WIDE = 3, 19
+
+
+def hard_rows(kind, rng):
+  """A Gram matrix with ties, NaN where padded, and which tokens are there."""
+  x = rng.normal(size=(ROWS, WIDE, 4))
+  if kind == 'repeated':
+    x = x[:, rng.integers(0, 5, size=WIDE)]
+  if kind == 'equal':
+    x = np.broadcast_to(x[:, :1], x.shape)
+  if kind == 'opposite':
+    x = np.abs(x) * np.where(np.arange(WIDE) % 2, 1, -1)[:, None]
+  gram = np.array(similarities.cosine(x.astype(np.float32)))
+  if kind == 'rounded':
+    gram = np.round(gram, 1)
+  valid = np.arange(WIDE) < np.array([[WIDE], [9], [1]])
+  gram[~valid[:, :, None] | ~valid[:, None]] = np.nan
+  return gram, valid, rng.random((ROWS, WIDE)) < 0.15
+
+
+@functools.cache
+def coverage_of(way, join):
+  how = {'join': getattr(jnp, join), 'limit': WIDE, 'floor': FLOORS[join]}
+  return jax.jit(functools.partial(getattr(covering_lib, way), **how))
+
+
+@functools.cache
+def thinned_by(way, at_once):
+  return jax.jit(
+    functools.partial(getattr(duplicates_lib, way), at_once=at_once)
+  )
+
+
+KINDS = ('rounded', 'repeated', 'equal', 'opposite')
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('join', FLOORS)
+def test_lazy_coverage_picks_what_the_eager_one_does(kind, join):
   rng = np.random.default_rng(3)
-  x = rng.normal(size=(3, 40, 4)).astype(np.float32)
-  x[:, 7] = x[:, 21]  # of equal tokens the earlier is picked first
-  valid = jnp.asarray(np.arange(40) < np.array([[40], [25], [33]]))
-  protected = jnp.zeros(valid.shape, bool).at[:, 2].set(True)
-  scores = sign * jnp.asarray(rng.random((3, 40)), jnp.float32)
-  free = (valid & ~protected)[:, :, None]
-  gram = jnp.where(free, similarities.cosine(x), 0)
-  count = jnp.array([9, 30, 4])
-  pair = [
-    jax.jit(functools.partial(way, join=join, limit=30))(
-      scores, gram, count, valid, protected
-    )
-    for way in (covering_lib.cover, covering_lib.cover_lazily)
+  gram, valid, protected = hard_rows(kind, rng)
+  score = rng.random((ROWS, WIDE)).astype(np.float32)
+  score[:, 4] = np.nan
+  for scores_ in (score, -score, score - 0.5, np.round(2 * score), 0 * score):
+    for count in ([0, 0, 0], [9, 3, 1], [1, 9, 0], [WIDE] * 3):
+      ways = [
+        coverage_of(way, join)(
+          scores_, gram, jnp.array(count), valid, protected
+        )
+        for way in ('cover', 'cover_lazily')
+      ]
+      for eager, lazy in zip(*ways, strict=True):
+        np.testing.assert_array_equal(eager, lazy)
+      number = np.minimum(count, (valid & ~protected).sum(axis=1))
+      fixed = (valid & protected).sum(axis=1)
+      np.testing.assert_array_equal(ways[0][0].sum(axis=1), number + fixed)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('at_once', [1, 8])
+def test_lazy_rounds_drop_the_same_duplicates(kind, at_once):
+  rng = np.random.default_rng(4)
+  gram, valid, protected = hard_rows(kind, rng)
+  free = valid & ~protected
+  for least in ([1, 1, 1], [9, 3, 1], [2, 7, 1], [WIDE] * 3):
+    ways = [
+      thinned_by(way, at_once)(gram, free, jnp.array(least))
+      for way in ('thin_out', 'thin_out_lazily')
+    ]
+    np.testing.assert_array_equal(*ways)
+    number = np.minimum(least, free.sum(axis=1))
+    np.testing.assert_array_equal(ways[0].sum(axis=1), number)
+
+
+def test_the_best_of_lines_is_the_first_of_the_highest():
+  rng = np.random.default_rng(5)
+  value = rng.integers(0, 4, size=(ROWS, WIDE)).astype(np.float32)
+  value[:, 3] = np.nan
+  among = rng.random((ROWS, WIDE)) < 0.8
+  found = lines_lib.in_lines(value, among=among)
+  number = among.sum(axis=1)
+  for i in range(number.max()):
+    slot = lines_lib.best(found)
+    for row in np.flatnonzero(i < number):
+      low = np.where(np.isnan(value[row]), -9, value[row])
+      want = max(np.flatnonzero(among[row]), key=lambda n: (low[n], -n))
+      assert slot[row] == want
+      among[row, want] = False
+    gone = jnp.full(ROWS, -jnp.inf)
+    found = lines_lib.replace(found, slot, gone, where=i < number)
+  np.testing.assert_array_equal(lines_lib.flat(found, WIDE), -np.inf)
+
+
+def test_local_outliers_with_ties_are_those_of_a_loop():
+  """Of two as far away the lower counts first; equal values are neighbours."""
+  rng = np.random.default_rng(6)
+  value = np.round(rng.exponential(size=(8, 40)) * 4).astype(np.float32)
+  number = np.array([40, 30, 20, 12, 8, 5, 3, 2])
+  free = np.arange(40) >= 40 - number[:, None]
+  got = jax.jit(
+    functools.partial(selectors.local_outliers, limit=40, neighbours=5)
+  )(value, free=free)
+  want = [
+    (lof(np.sort(v[40 - n :]), 5) > 1.5).sum()
+    for v, n in zip(value, number, strict=True)
   ]
-  for eager, lazy in zip(*pair, strict=True):
-    np.testing.assert_array_equal(eager, lazy)
-  assert pair[0][0].sum(axis=1).tolist() == [10, 25, 5]
+  assert got.tolist() == want
+  assert max(want) > 0

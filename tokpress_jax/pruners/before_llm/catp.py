@@ -51,12 +51,14 @@ class CATP(selecting.Selecting):
     number = jnp.maximum(there.sum(axis=1), 1)[:, None, None]
     mean = words.sum(axis=1, keepdims=True) / number
     alike = similarities.cosine(tokens.features, mean)[..., 0]
+    # Twice the sums of the paper: cosines as they are, covered from -1.
     return selectors.coverage(
-      self.alignment * (1 + alike) / 2,
-      (1 + similarities.cosine(tokens.features)) / 2,
+      self.alignment * (1 + alike),
+      similarities.cosine(tokens.features),
       count=count,
       limit=limit,
       valid=tokens.valid,
       protected=tokens.protected,
       combine='add',
+      floor=-1.0,
     )

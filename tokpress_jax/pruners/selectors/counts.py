@@ -181,7 +181,8 @@ def local_outliers(
     scores: [B, N].
     free: [B, N] bool, valid tokens that are not protected.
     limit: the most that may be kept.
-    neighbours: J; the others of a row where it has fewer.
+    neighbours: J; the others of a row where it has fewer. Of two as far away
+      the lower counts first.
     factor: outliers have more than this.
     minimum: the fewest, as far as there are tokens.
 
@@ -193,27 +194,32 @@ def local_outliers(
   """
   slots = scores.shape[1]
   near = max(min(neighbours, slots - 1), 1)
-  x = jnp.where(free, scores.astype(jnp.float32), 0)
-  apart = jnp.abs(x[:, :, None] - x[:, None])
-  pair = free[:, :, None] & free[:, None] & ~jnp.eye(slots, dtype=bool)[None]
-  apart = jnp.where(pair, apart, jnp.inf)
-  other = jnp.argsort(apart, axis=2, stable=True)[:, :, :near]  # [B, N, J]
-  real = jnp.take_along_axis(pair, other, axis=2)
-  distance = jnp.where(real, jnp.take_along_axis(apart, other, axis=2), 0)
-  furthest = distance.max(axis=2)  # [B, N]
-  number = jnp.maximum(real.sum(axis=2), 1)
-
-  def at_neighbours(y):
-    wide = jnp.broadcast_to(y[:, None], apart.shape)
-    return jnp.take_along_axis(wide, other, axis=2)
-
-  reachable = jnp.maximum(distance, at_neighbours(furthest))
-  mean = jnp.where(real, reachable, 0).sum(axis=2) / number
-  density = 1 / (mean + 1e-10)
-  around = jnp.where(real, at_neighbours(density), 0).sum(axis=2) / number
-  return _bounded(
-    (free & (around / density > factor)).sum(axis=1), free, limit, minimum
+  number = free.sum(axis=1)[:, None]  # [B, 1]
+  # The nearest on a line are a window of its order: no pairs are compared.
+  order = jnp.sort(jnp.where(free, scores.astype(jnp.float32), jnp.inf), axis=1)
+  place = jnp.arange(slots)[None, :, None]  # [1, N, 1]
+  step = jnp.arange(1, near + 1)[None, None]  # [1, 1, J]
+  at = jnp.concatenate([place - step, place + step], axis=2)  # [1, N, 2J]
+  there = (at >= 0) & (at < number[..., None]) & (place < number[..., None])
+  at = jnp.clip(at, 0, slots - 1)[0]
+  x = jnp.where(jnp.isfinite(order), order, 0)
+  apart = jnp.abs(x[:, at] - x[..., None])  # [B, N, 2J]
+  apart = jnp.where(there, apart, jnp.inf)
+  below, over = apart[..., :near], apart[..., near:]
+  # The i-th below is one of J if fewer than J - i + 1 above are nearer.
+  nearest = jnp.concatenate(
+    [below <= over[..., ::-1], over < below[..., ::-1]], axis=2
   )
+  real = there & nearest
+  distance = jnp.where(real, apart, 0)
+  furthest = distance.max(axis=2)  # [B, N]
+  total = jnp.maximum(real.sum(axis=2), 1)
+  reachable = jnp.maximum(distance, furthest[:, at])
+  mean = jnp.where(real, reachable, 0).sum(axis=2) / total
+  density = 1 / (mean + 1e-10)
+  around = jnp.where(real, density[:, at], 0).sum(axis=2) / total
+  outlying = real.any(axis=2) & (around / density > factor)
+  return _bounded(outlying.sum(axis=1), free, limit, minimum)
 
 
 def within(

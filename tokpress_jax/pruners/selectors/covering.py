@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import checks, similarities
-from tokpress_jax.pruners.selectors import basic, greedy
+from tokpress_jax.pruners.selectors import basic, greedy, lines
 from tokpress_jax.types import Array
 
 Join = Callable[[Array, Array], Array]
@@ -29,14 +29,16 @@ def coverage(
   valid: Array,
   protected: Array,
   combine: Literal['multiply', 'add'] = 'multiply',
+  floor: float = 0.0,
 ) -> tuple[Array, Array]:
   """Picks, each time, what covers most of what is not yet covered.
 
-  A token is covered as far as it resembles a pick, or 0. The gain of a token is
-  how much it adds to the coverage of all free tokens, times its score (SCOPE,
-  arXiv:2510.24214, with score attention ** alpha), or plus it (facility
-  location: CATP, arXiv:2508.07871, with similarities in [0, 1]). `limit` steps
-  of N x N work each.
+  A token is covered as far as it resembles a pick, or from the `floor`. The
+  gain of a token is how much it adds to the coverage of all free tokens, times
+  its score (SCOPE, arXiv:2510.24214, with score attention ** alpha), or plus it
+  (facility location: CATP, arXiv:2508.07871, from the lowest cosine, -1).
+  `limit` steps of N x N work each on an accelerator; on a CPU about as much as
+  a few of these in all.
 
   Args:
     scores: [B, N].
@@ -46,6 +48,7 @@ def coverage(
     valid: [B, N] bool.
     protected: [B, N] bool, kept beside the count.
     combine: how gain and score are joined.
+    floor: of the coverage.
 
   Returns:
     kept [B, N] bool, and rank int32 [B, N]: protected tokens, then picks in
@@ -66,18 +69,16 @@ def coverage(
     scores=scores,
     gram=gram,
   )
-  free = valid & ~protected
-  gram = jnp.where(free[:, :, None], gram.astype(jnp.float32), 0)
   join = jnp.multiply if combine == 'multiply' else jnp.add
   # Steps that wait for nothing suit a CPU, few large ones an accelerator.
   return jax.lax.platform_dependent(
     scores.astype(jnp.float32),
-    gram,
+    jax.lax.stop_gradient(gram.astype(jnp.float32)),
     count,
     valid,
     protected,
-    cpu=functools.partial(cover_lazily, join=join, limit=limit),
-    default=functools.partial(cover, join=join, limit=limit),
+    cpu=functools.partial(cover_lazily, join=join, limit=limit, floor=floor),
+    default=functools.partial(cover, join=join, limit=limit, floor=floor),
   )
 
 
@@ -90,17 +91,13 @@ def cover(
   *,
   join: Join,
   limit: int,
+  floor: float = 0.0,
 ) -> tuple[Array, Array]:
   """`coverage` with the gains of all tokens anew in each step."""
-
-  def gain(covered, _):
-    more = jnp.maximum(gram - covered[:, :, None], 0).sum(axis=1)
-    return join(more, scores)
-
   return greedy.pick_greedily(
-    gain,
-    lambda covered, pick: jnp.maximum(covered, _column(gram, pick)),
-    jnp.zeros(scores.shape, jnp.float32),
+    lambda covered, _: join(_gain(gram, covered[:, None]), scores),
+    lambda covered, pick: _cover_by(gram, covered, pick),
+    _from_floor(floor, valid & ~protected),
     count=count,
     limit=limit,
     valid=valid,
@@ -117,6 +114,7 @@ def cover_lazily(
   *,
   join: Join,
   limit: int,
+  floor: float = 0.0,
 ) -> tuple[Array, Array]:
   """`coverage` with the gain of a token anew only when it seems the best.
 
@@ -126,50 +124,58 @@ def cover_lazily(
   slots = valid.shape[1]
   fixed, free = protected & valid, valid & ~protected
   count = jnp.minimum(jnp.minimum(count, limit), free.sum(axis=1))
-  batch = jnp.arange(valid.shape[0])
-  gram, scores = jax.lax.stop_gradient((gram, scores))
-  columns = jnp.swapaxes(gram, 1, 2)  # whole lines of memory in each step
-  worth = lambda more, at: greedy.without_nan(join(more, scores[batch, at]))
-  forget = lambda bounds: jnp.where(
-    (scores < 0) & (join is jnp.multiply), 0.0, bounds
-  )
+  row = jnp.arange(valid.shape[0])
+  scores = jax.lax.stop_gradient(scores)
+  turned = (scores < 0) & (join is jnp.multiply)
 
-  def step(carry):
-    bounds, fresh, covered, when, number = carry
-    pick = greedy.best_slot(bounds, free & (when == slots))
-    column = similarities.take_slot(columns, pick)
-    busy = number < count
-    taken = busy & fresh[batch, pick]
-    again = busy & ~taken
-    value = worth(jnp.maximum(column - covered, 0).sum(axis=1), pick)
-    bounds = bounds.at[batch, pick].set(
-      jnp.where(again, value, bounds[batch, pick])
-    )
-    fresh = fresh.at[batch, pick].set(again | fresh[batch, pick])
-    when = when.at[batch, pick].set(jnp.where(taken, number, when[batch, pick]))
-    taken = taken[:, None]
-    return (
-      jnp.where(taken, forget(bounds), bounds),
-      fresh & ~taken,
-      jnp.where(taken, jnp.maximum(covered, column), covered),
-      when,
-      number + taken[:, 0],
-    )
+  def pick_one(number, carry):
+    bounds, renewed, covered, when = carry
+    done = number >= count
+    settled = lambda slot, renewed: done | (renewed[row, slot] == number)
 
-  gains = jnp.maximum(gram, 0).sum(axis=1)
+    def renew(carry):
+      found, renewed, slot = carry
+      more = _gain(similarities.take_slot(gram, slot), covered)
+      worth = lines.at_least_lowest(join(more, scores[row, slot]))
+      old = ~settled(slot, renewed)
+      found = lines.replace(found, slot, worth, where=old)
+      renewed = renewed.at[row, slot].set(number)
+      return found, renewed, lines.best(found)
+
+    found = lines.in_lines(bounds, among=free & (when == slots))
+    found, renewed, pick = jax.lax.while_loop(
+      lambda carry: ~settled(carry[2], carry[1]).all(),
+      renew,
+      (found, renewed, lines.best(found)),
+    )
+    when = when.at[row, pick].set(jnp.where(done, when[row, pick], number))
+    more = _cover_by(gram, covered, pick)
+    bounds = jnp.where(turned, 0, lines.flat(found, slots))
+    return bounds, renewed, jnp.where(done[:, None], covered, more), when
+
+  covered = _from_floor(floor, free)
   start = (
-    greedy.without_nan(join(gains, scores)),
-    jnp.ones(valid.shape, bool),
-    jnp.zeros(valid.shape, jnp.float32),
+    join(_gain(gram, covered[:, None]), scores),
+    jnp.zeros(valid.shape, jnp.int32),
+    covered,
     jnp.full(valid.shape, slots, jnp.int32),
-    jnp.zeros(valid.shape[:1], jnp.int32),
   )
-  *_, when, _ = jax.lax.while_loop(
-    lambda carry: (carry[4] < count).any(), step, start
-  )
+  *_, when = jax.lax.fori_loop(0, count.max(), pick_one, start)
   return fixed | (when < slots), basic.order_of(when, protected=fixed)
 
 
-def _column(gram: Array, pick: Array) -> Array:
-  """gram[:, :, pick] of each row, [B, N]."""
-  return jnp.take_along_axis(gram, pick[:, None, None], axis=2)[:, :, 0]
+def _from_floor(floor: float, free: Array) -> Array:
+  """Coverage before the first pick, [B, N]; what is not free counts nowhere."""
+  return jnp.where(free, floor, jnp.inf)
+
+
+def _cover_by(gram: Array, covered: Array, pick: Array) -> Array:
+  """Coverage with one more pick, [B, N]."""
+  line = similarities.take_slot(gram, pick)
+  return jnp.where(line > covered, line, covered)
+
+
+def _gain(similarity: Array, covered: Array) -> Array:
+  """What lies above the coverage, summed over the last axis."""
+  more = similarity - covered
+  return jnp.where(more > 0, more, 0).sum(axis=-1)

@@ -5,12 +5,14 @@ Dimension letters: B batch, N token slots, P pivots.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import checks, similarities
-from tokpress_jax.pruners.selectors import basic
+from tokpress_jax.pruners.selectors import basic, lines
 from tokpress_jax.types import Array
 
 
@@ -113,26 +115,108 @@ def without_duplicates(
   if at_once < 1:
     raise UserError(f'at least 1 token leaves in a round, got {at_once}')
   count = checks.row_counts(count, valid=valid, protected=protected, gram=gram)
-  gram = jax.lax.stop_gradient(gram.astype(jnp.float32))
-  slots = jnp.broadcast_to(jnp.arange(valid.shape[1]), valid.shape)
+  free = valid & ~protected
   # The last token has no other to resemble, so rounds end at one.
-  least = jnp.maximum(count, 1)
+  # Steps that wait for nothing suit a CPU, few large ones an accelerator.
+  left = jax.lax.platform_dependent(
+    jax.lax.stop_gradient(gram.astype(jnp.float32)),
+    free,
+    jnp.maximum(count, 1),
+    cpu=functools.partial(thin_out_lazily, at_once=at_once),
+    default=functools.partial(thin_out, at_once=at_once),
+  )
+  return (protected & valid) | (left & (count > 0)[:, None])
 
-  def surplus(left):
-    return jnp.maximum(left.sum(axis=1) - least, 0)
+
+def thin_out(gram: Array, free: Array, least: Array, *, at_once: int) -> Array:
+  """Rounds of `without_duplicates` that compare all tokens: left [B, N]."""
+  slots = jnp.broadcast_to(jnp.arange(free.shape[1]), free.shape)
 
   def one_round(left):
-    number = left.sum(axis=1)
-    odd = (jnp.cumsum(left, axis=1) - 1) % 2
-    set_a, set_b = left & (odd == 0), left & (odd == 1)
+    set_a, set_b = _deal(left)
     alike = jnp.where(set_b[:, None], gram, -jnp.inf).max(axis=2)
     tier = jnp.where(set_a, 0, 1)
     line = jax.lax.sort((tier, -alike, slots), dimension=1, num_keys=3)[2]
-    leave = jnp.minimum(jnp.minimum(at_once, number // 2), surplus(left))
+    leave = _leaving(left, least, at_once)
     return left & ~(set_a & (basic.invert(line) < leave[:, None]))
 
-  free = valid & ~protected
-  left = jax.lax.while_loop(
-    lambda left: (surplus(left) > 0).any(), one_round, free
+  return jax.lax.while_loop(
+    lambda left: (_leaving(left, least, at_once) > 0).any(), one_round, free
   )
-  return (protected & valid) | (left & (count > 0)[:, None])
+
+
+def thin_out_lazily(
+  gram: Array, free: Array, least: Array, *, at_once: int
+) -> Array:
+  """`thin_out` that compares a token only when it may be one of those to leave.
+
+  The similarity to the nearest of all that were left some rounds ago bounds
+  that to the nearest of set B from above.
+  """
+  row, slots = jnp.arange(free.shape[0]), jnp.arange(free.shape[1])[None]
+
+  def one_round(carry):
+    left, bounds, seen, number = carry
+    set_a, set_b = _deal(left)
+    leave = _leaving(left, least, at_once)
+
+    def one_step(carry):
+      found, bounds, seen, gone, leave = carry
+      slot = lines.best(found)
+      busy = leave > 0
+      go = busy & (seen[row, slot] == number)
+      look = busy & ~go
+      alike = similarities.take_slot(gram, slot)
+      nearest = lambda among: jnp.where(among, alike, -jnp.inf).max(axis=1)
+      exact = lines.at_least_lowest(nearest(set_b))
+      bound = nearest(left & (slots != slot[:, None]))
+      found = lines.replace(
+        found, slot, jnp.where(go, -jnp.inf, exact), where=busy
+      )
+      put = lambda x, new, where: x.at[row, slot].set(
+        jnp.where(where, new, x[row, slot])
+      )
+      return (
+        found,
+        put(bounds, bound, look),
+        put(seen, number, look),
+        put(gone, True, go),
+        leave - go,
+      )
+
+    start = (
+      lines.in_lines(bounds, among=set_a),
+      bounds,
+      seen,
+      jnp.zeros_like(left),
+      leave,
+    )
+    _, bounds, seen, gone, _ = jax.lax.while_loop(
+      lambda carry: (carry[4] > 0).any(), one_step, start
+    )
+    return left & ~gone, bounds, seen, number + 1
+
+  start = (
+    free,
+    similarities.nearest_other(gram, free),
+    jnp.zeros(free.shape, jnp.int32),
+    jnp.ones((), jnp.int32),
+  )
+  return jax.lax.while_loop(
+    lambda carry: (_leaving(carry[0], least, at_once) > 0).any(),
+    one_round,
+    start,
+  )[0]
+
+
+def _deal(left: Array) -> tuple[Array, Array]:
+  """Tokens that are left, by turns to sets A and B, [B, N] each."""
+  odd = (jnp.cumsum(left, axis=1) - 1) % 2
+  return left & (odd == 0), left & (odd == 1)
+
+
+def _leaving(left: Array, least: Array, at_once: int) -> Array:
+  """How many leave in a round, int [B]."""
+  number = left.sum(axis=1)
+  surplus = jnp.maximum(number - least, 0)
+  return jnp.minimum(jnp.minimum(at_once, number // 2), surplus)
