@@ -5,7 +5,7 @@ flat dict: `name`, `seconds` (median of one call), whatever explains it
 (shapes, operations), and, where a peer does the same work in the same process,
 `peer`, `peer_seconds` and `ratio` = peer_seconds / seconds (above 1: we are
 faster). Ours and the peer's calls alternate, so that a machine that slows down
-slows both.
+slows both. A module may have `summary(rows) -> str`, a line behind the table.
 """
 
 from __future__ import annotations
@@ -86,12 +86,14 @@ def run(
 
   Returns:
     The report: `bench`, `device`, `device_count`, `platform`, `host`,
-    `versions`, `options`, and `rows`, each with its `dtype`.
+    `versions`, `options`, `rows`, each with its `dtype`, and where the
+    benchmark has one, its `summary`.
 
   Raises:
     UserError: If the name or an option is unknown.
   """
-  member = _find(name).run
+  module = _find(name)
+  member = module.run
   known = inspect.signature(member).parameters
   unknown = sorted(set(options) - set(known))
   if unknown:
@@ -110,6 +112,8 @@ def run(
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   report = {'bench': name, **machine(), 'options': options}
   report['rows'] = member(**options)
+  if hasattr(module, 'summary'):
+    report['summary'] = module.summary(report['rows'])
   if json_file is not None:
     directory = os.path.dirname(os.path.abspath(json_file))
     os.makedirs(directory, exist_ok=True)

@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> None:
     return
   report = bench.run(flags.name, flags.json, **_options(rest))
   print(bench.table(report))
+  if report.get('summary'):
+    print(report['summary'])
 
 
 def _names() -> str:

@@ -87,7 +87,7 @@ def make_inputs(
 
 
 def signal_shapes(
-  needs: Collection[str | Tap], slots: int, *, batch: int
+  needs: Collection[str | Tap], slots: int, *, batch: int, width: int = 4096
 ) -> dict[str | Tap, jax.ShapeDtypeStruct]:
   """Shapes of signals at a language model's size, but for keys to draw with.
 
@@ -95,6 +95,7 @@ def signal_shapes(
     needs: names of signals, and taps.
     slots: N.
     batch: B.
+    width: D, of features and texts.
 
   Returns:
     A shape for each need but 'rng'.
@@ -106,8 +107,8 @@ def signal_shapes(
     'attention_logits': ((32, slots), 'float32'),
     'attention_column': ((32, slots), 'float32'),
     'importance': ((slots,), 'float32'),
-    'before': ((slots, 4096), 'bfloat16'),
-    'text': ((77, 4096), 'bfloat16'),
+    'before': ((slots, width), 'bfloat16'),
+    'text': ((77, width), 'bfloat16'),
     'text_valid': ((77,), 'bool'),
     'pixels': ((336, 336, 3), 'float32'),
   }
