@@ -13,12 +13,12 @@ true. N tokens are one image; or a thumbnail and crops (2,880: four of 24 x 24;
 model (32 layers, width 4096, MLPs of 11008, gated) needs for the kept tokens
 and 64 of text at the rate of its largest matrix product, and `share` the
 method's part of that. `gram` is the time over that of one product of all pairs
-of N tokens. Both products alternate with a method's calls, so that a busy
-machine slows all. `bound` is the least share that the method's own matrix
-products allow, at that rate. `meets` is 'share' where the share is at most 3%;
-else 'gram' where the bound says that it cannot be and the time is at most 1.5
-products of all pairs; else 'no'. What is drawn at random has no say in the
-time, but where a method works until enough is covered (SCOPE, CATP).
+of N tokens, all N x N of them. Both products alternate with a method's calls,
+so that a busy machine slows all. `bound` is the least share that the method's
+own matrix products allow, at that rate. `meets` is 'share' where the share is
+at most 3%; else 'gram' where the bound says that it cannot be and the time is
+at most 1.5 products of all pairs; else 'no'. What is drawn at random has no say
+in the time, but where a method works until enough is covered (SCOPE, CATP).
 
 `peak_bytes` are what a call holds beside its arguments: its result and XLA's
 scratch, by the compiler's account; `token_bytes` are the N tokens. A library of
@@ -173,7 +173,8 @@ def compare(
   measure_memory: bool = False,
 ) -> list[harness.Row]:
   """Times methods at some budgets of one number of tokens; see `run`."""
-  gram = functools.partial(jax.jit(similarities.cosine), inputs.features)
+  pairs = jax.jit(lambda x: similarities.products(x, x))
+  gram = functools.partial(pairs, inputs.features)
   product, operations = _product(inputs, max(budgets) + WORDS)
   harness.first_calls({'gram': gram, 'product': product})
   rows = []

@@ -70,10 +70,11 @@ def coverage(
     gram=gram,
   )
   join = jnp.multiply if combine == 'multiply' else jnp.add
+  gram = jax.lax.stop_gradient(gram.astype(jnp.float32))
   # Steps that wait for nothing suit a CPU, few large ones an accelerator.
   return jax.lax.platform_dependent(
     scores.astype(jnp.float32),
-    jax.lax.stop_gradient(gram.astype(jnp.float32)),
+    jnp.where(jnp.isnan(gram), 0, gram),
     count,
     valid,
     protected,
@@ -119,7 +120,8 @@ def cover_lazily(
   """`coverage` with the gain of a token anew only when it seems the best.
 
   A gain never grows as more is covered, so that an old one bounds it from above
-  (Minoux, 1978). A negative score turns the bound around: then it is 0.
+  (Minoux, 1978). A negative score turns the bound around: then it is 0. Where a
+  pick made many gains anew, the next one begins with all of them at once.
   """
   slots = valid.shape[1]
   fixed, free = protected & valid, valid & ~protected
@@ -127,40 +129,56 @@ def cover_lazily(
   row = jnp.arange(valid.shape[0])
   scores = jax.lax.stop_gradient(scores)
   turned = (scores < 0) & (join is jnp.multiply)
+  all_gains = lambda covered: join(_gain(gram, covered[:, None]), scores)
 
   def pick_one(number, carry):
-    bounds, renewed, covered, when = carry
+    old, renewed, covered, when, many = carry
     done = number >= count
+    among = free & (when == slots)
     settled = lambda slot, renewed: done | (renewed[row, slot] == number)
+    bounds, renewed = jax.lax.cond(
+      many,
+      lambda: (all_gains(covered), jnp.full_like(renewed, number)),
+      lambda: (old, renewed),
+    )
 
     def renew(carry):
       found, renewed, slot = carry
       more = _gain(similarities.take_slot(gram, slot), covered)
       worth = lines.at_least_lowest(join(more, scores[row, slot]))
-      old = ~settled(slot, renewed)
-      found = lines.replace(found, slot, worth, where=old)
+      stale = ~settled(slot, renewed)
+      found = lines.replace(found, slot, worth, where=stale)
       renewed = renewed.at[row, slot].set(number)
       return found, renewed, lines.best(found)
 
-    found = lines.in_lines(bounds, among=free & (when == slots))
+    found = lines.in_lines(bounds, among=among)
     found, renewed, pick = jax.lax.while_loop(
       lambda carry: ~settled(carry[2], carry[1]).all(),
       renew,
       (found, renewed, lines.best(found)),
     )
+    bounds = lines.flat(found, slots)
+    # As many as one at a time makes anew: what seemed as good as the best.
+    tried = among & (old >= bounds[row, pick][:, None]) & ~done[:, None]
     when = when.at[row, pick].set(jnp.where(done, when[row, pick], number))
     more = _cover_by(gram, covered, pick)
-    bounds = jnp.where(turned, 0, lines.flat(found, slots))
-    return bounds, renewed, jnp.where(done[:, None], covered, more), when
+    return (
+      jnp.where(turned, 0, bounds),
+      renewed,
+      jnp.where(done[:, None], covered, more),
+      when,
+      (number == 0) | (tried.sum(axis=1) > slots // 8).any(),
+    )
 
   covered = _from_floor(floor, free)
   start = (
-    join(_gain(gram, covered[:, None]), scores),
+    all_gains(covered),
     jnp.zeros(valid.shape, jnp.int32),
     covered,
     jnp.full(valid.shape, slots, jnp.int32),
+    jnp.bool_(False),
   )
-  *_, when = jax.lax.fori_loop(0, count.max(), pick_one, start)
+  *_, when, _ = jax.lax.fori_loop(0, count.max(), pick_one, start)
   return fixed | (when < slots), basic.order_of(when, protected=fixed)
 
 
@@ -171,11 +189,9 @@ def _from_floor(floor: float, free: Array) -> Array:
 
 def _cover_by(gram: Array, covered: Array, pick: Array) -> Array:
   """Coverage with one more pick, [B, N]."""
-  line = similarities.take_slot(gram, pick)
-  return jnp.where(line > covered, line, covered)
+  return jnp.maximum(covered, similarities.take_slot(gram, pick))
 
 
 def _gain(similarity: Array, covered: Array) -> Array:
   """What lies above the coverage, summed over the last axis."""
-  more = similarity - covered
-  return jnp.where(more > 0, more, 0).sum(axis=-1)
+  return jnp.maximum(similarity - covered, 0).sum(axis=-1)
