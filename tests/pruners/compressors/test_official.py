@@ -122,8 +122,9 @@ def hicom_call(module, params, width, kind, scale):
     given['joint'] = joint
   if scale is not None:
     given['logit_scale'] = jnp.float32(scale)
-  text = words if kind == 'fine' else text
-  return run(module, params, x, text, **given)[0]
+  text = {'fine': words, 'off': None}.get(kind, text)
+  texts = () if text is None else (text,)
+  return run(module, params, x, *texts, **given)[0]
 
 
 @pytest.mark.parametrize('name', case.HICOM_LOCAL)

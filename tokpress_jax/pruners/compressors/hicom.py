@@ -35,6 +35,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from tokpress_jax import arrays
 from tokpress_jax.errors import UserError
 from tokpress_jax.nn import l2_normalize
 from tokpress_jax.nn.resize import resize_matrix
@@ -106,19 +107,26 @@ class Guide(nn.Module):
       UserError: if the kind is unknown, or its text is not given.
     """
     if self.kind == 'off':
+      if text is not None:
+        raise UserError(
+          "the guide 'off' reads no text; leave it out, or take 'direct', "
+          "'coarse' or 'fine'"
+        )
       return query
     if self.kind not in ('direct', 'coarse', 'fine'):
       raise UserError(
         f"a guide is 'off', 'direct', 'coarse' or 'fine', got {self.kind!r}"
       )
     rank = 3 if self.kind == 'fine' else 2
-    if text is None or text.ndim != rank or len(text) != len(query):
+    shape = arrays.shape_of(text)
+    if len(shape) != rank or shape[0] != len(query):
       need = '[B, M, E], the words' if rank == 3 else '[B, E], pooled'
-      got = None if text is None else text.shape
       raise UserError(
         f'the guide {self.kind!r} reads a text of {need}, with '
-        f'B={len(query)}, got {got}'
+        f'B={len(query)}, got {shape or text!r}'
       )
+    assert text is not None
+    self._check_words(text, text_valid)
     text = text[:, None] if rank == 2 else text
     if text.shape[-1] != self.width:
       widths = (self.width,) * 2
@@ -135,6 +143,21 @@ class Guide(nn.Module):
     both = parts.Projector(widths, dtype=self.dtype, name='modulation')(text)
     scale, shift = jnp.split(both, 2, axis=-1)
     return norm(query * (1 + scale) + shift)
+
+  def _check_words(self, text: Array, there: Array | None) -> None:
+    """Refuses a mask that is not of the words; outside of `jit`, no words."""
+    if there is None:
+      return
+    if self.kind != 'fine' or arrays.shape_of(there) != text.shape[:2]:
+      raise UserError(
+        "text_valid is of the words [B, M, E] of the guide 'fine', bool [B, M];"
+        f' got {arrays.said(there)} for a text of {text.shape} and the guide '
+        f'{self.kind!r}'
+      )
+    if arrays.concrete(there) and (
+      bad := arrays.rows_where(~jnp.asarray(there).any(axis=1))
+    ):
+      raise UserError(f'text_valid of rows {bad} has no word')
 
 
 class HIComLocal(nn.Module):
@@ -176,6 +199,7 @@ class HIComLocal(nn.Module):
     return frames, rows, columns
 
   @nn.compact
+  @parts.refusing
   def __call__(
     self,
     x: Array,
@@ -204,7 +228,7 @@ class HIComLocal(nn.Module):
     Raises:
       UserError: if x is not the grid, or the text does not fit the guide.
     """
-    parts.check_grid(x, self.grid)
+    parts.check_inputs(x, self.grid, width=self.width, mask=mask)
     if unknown := set(self.adapt) - set('qkvg'):
       raise UserError(
         f"'q', 'k', 'v' and 'g' can be adapted, got {sorted(unknown)}"
@@ -215,6 +239,11 @@ class HIComLocal(nn.Module):
         return y
       return Adapted(depth, dtype=self.dtype, name=f'adapt_{part}')(y)
 
+    if joint is not None and arrays.shape_of(joint) != x.shape:
+      raise UserError(
+        f'joint holds keys of the same tokens, {x.shape}, got '
+        f'{arrays.said(joint)}'
+      )
     unit = joint is not None and logit_scale is not None
     keys = x if joint is None else joint
     if unit:
@@ -275,6 +304,7 @@ class HIComGlobal(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
+  @parts.refusing
   def __call__(
     self,
     x: Array,
@@ -299,7 +329,7 @@ class HIComGlobal(nn.Module):
     Raises:
       UserError: if x is not the grid, or the text does not fit the guide.
     """
-    parts.check_grid(x, self.grid)
+    parts.check_inputs(x, self.grid, width=self.width, mask=mask)
     if set(self.adapt) - {'g'}:
       raise UserError(f"only 'g' can be adapted here, got {self.adapt!r}")
     query = self.param(

@@ -47,7 +47,7 @@ def nested_pool(
   Raises:
     UserError: if x is not a grid, or a number does not fit.
   """
-  parts.check_grid(x, grid)
+  parts.check_inputs(x, grid)
   out = []
   for scale in scales:
     side = _side(x.shape[1], scale)
@@ -110,7 +110,8 @@ class M3(base.Pruner):
 
 def _side(tokens: int, scale: int) -> int:
   """The side of a window."""
-  side = math.isqrt(tokens // scale) if scale > 0 else 0
+  whole = isinstance(scale, int) and scale > 0
+  side = math.isqrt(tokens // scale) if whole else 0
   if side * side * scale != tokens:
     raise UserError(
       f'{tokens} tokens do not become {scale} by windows of equal sides; of '

@@ -11,19 +11,25 @@ tokens of a region, T queries, D features, A heads, E head features, P axes.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from tokpress_jax import arrays
 from tokpress_jax.errors import UserError
 from tokpress_jax.nn import LayerNorm, l2_normalize
 from tokpress_jax.nn.attention import dot_product_attention
 from tokpress_jax.nn.positions import grid_positions, sincos
 from tokpress_jax.nn.products import Dense
 from tokpress_jax.nn.resize import resize
+from tokpress_jax.pruners import checks
 from tokpress_jax.types import VISION, Array, Tokens
 
 INIT = nn.initializers.truncated_normal(0.02)
@@ -192,14 +198,104 @@ def grid_regions(grid: tuple[int, ...], sizes: tuple[int, ...]) -> np.ndarray:
   return index.transpose(axes).reshape(number, -1)
 
 
-def check_grid(x: Array, grid: tuple[int, ...]) -> None:
-  """Refuses tokens [B, N, D] that are not those of a grid."""
-  if x.ndim != 3 or x.shape[1] != math.prod(grid):
-    raise UserError(
-      f'a grid of {grid} has {math.prod(grid)} tokens: expected [B, '
-      f'{math.prod(grid)}, D], got {x.shape}; set `grid`, and leave class '
-      'tokens out'
+def check_inputs(
+  x: Array,
+  grid: tuple[int, ...],
+  *,
+  width: int | None = None,
+  levels: Array | None = None,
+  mask: Array | None = None,
+) -> None:
+  """Refuses tokens that are not those of a grid.
+
+  Args:
+    x: [B, N, D].
+    grid: of N places.
+    width: D, if it is known.
+    levels: [B, N, J], of the same grid.
+    mask: bool [B, N], what may be attended to; levels (x, if there are none)
+      may hold anything elsewhere.
+
+  Raises:
+    UserError: lists what does not fit, and, outside of `jit`, rows with NaN.
+  """
+  total = math.prod(grid)
+  causes = []
+  shape = arrays.shape_of(x)
+  if len(shape) != 3 or shape[1] != total:
+    causes.append(
+      f'a grid of {grid} has {total} tokens: expected [B, {total}, D], got '
+      f'{shape or arrays.said(x)}; set `grid`, and leave class tokens out'
     )
+  elif width is not None and shape[2] != width:
+    causes.append(
+      f'these tokens have {shape[2]} features, and width={width} are expected; '
+      'set `width` to those of the tower'
+    )
+  if levels is not None:
+    other = arrays.shape_of(levels)
+    if len(other) != 3 or other[:2] != shape[:2]:
+      causes.append(
+        f'levels are [B, N, J] of the same grid, {list(shape[:2])} and their '
+        f'features joined, got {other or arrays.said(levels)}'
+      )
+  if mask is not None and (
+    arrays.shape_of(mask) != shape[:2] or mask.dtype != bool
+  ):
+    causes.append(
+      f'mask must be bool [B, N], {list(shape[:2])}, got {arrays.said(mask)}'
+    )
+  checks.refuse('this compressor', causes or _broken(x, levels, mask))
+
+
+def _broken(x: Array, levels: Array | None, mask: Array | None) -> list[str]:
+  """Finds rows with NaN, of concrete tokens that are there."""
+  causes = []
+  for name, y, there in (
+    ('tokens', x, mask if levels is None else None),
+    ('levels', levels, mask),
+  ):
+    if y is None or not arrays.concrete(y, there):
+      continue
+    finite = jnp.isfinite(y).all(axis=2)
+    finite = finite if there is None else finite | ~jnp.asarray(there)
+    if bad := arrays.rows_where(~finite.all(axis=1)):
+      causes.append(f'{name} of rows {bad} hold NaN or infinity')
+  return causes
+
+
+def refusing(call: Callable[..., Any]) -> Callable[..., Any]:
+  """Says clearly what a module does not take: arguments, weights of others.
+
+  For below `nn.compact`. Python's own error names an argument that is not
+  there, Flax's a parameter of another shape; here both are `UserError`s.
+  """
+  signature = inspect.signature(call)
+
+  @functools.wraps(call)
+  def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    name = type(self).__name__
+    try:
+      signature.bind(self, *args, **kwargs)
+    except TypeError as error:
+      taken = [p for p in signature.parameters if p != 'self']
+      raise UserError(
+        f'{name} takes {", ".join(taken)}: {error}'
+        + ('' if 'text' in taken else f'; {name} reads no text')
+      ) from error
+    try:
+      return call(self, *args, **kwargs)
+    except (
+      flax.errors.ScopeParamShapeError,
+      flax.errors.ScopeParamNotFoundError,
+    ) as error:
+      why = str(error).split(' (https')[0]
+      raise UserError(
+        f'these weights of {name} are for inputs of other widths, or of '
+        f'another config: {why}'
+      ) from error
+
+  return run
 
 
 def check_divides(grid: tuple[int, int], stride: int) -> tuple[int, int]:
@@ -273,9 +369,15 @@ def as_tokens(
     Tokens, of which each stands for N / K others.
 
   Raises:
-    UserError: if the new grid has not K places.
+    UserError: if the new grid has not K places, or a shape does not fit.
   """
+  if features.ndim != 3:
+    raise UserError(f'new tokens are [B, K, D], got {features.shape}')
   batch, number, _ = features.shape
+  if valid is not None and valid.shape not in ((batch,), (batch, number)):
+    raise UserError(
+      f'valid must be bool [{batch}] or [{batch}, {number}], got {valid.shape}'
+    )
   if new_grid is None:
     at: Any = np.arange(number, dtype=np.float32)[:, None]
   else:

@@ -21,6 +21,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from tokpress_jax import arrays
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners.compressors import parts
 from tokpress_jax.types import Array
@@ -44,6 +45,7 @@ class QueCC(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
+  @parts.refusing
   def __call__(
     self, x: Array, levels: Array, text: Array, *, mask: Array | None = None
   ) -> Array:
@@ -54,8 +56,8 @@ class QueCC(nn.Module):
       levels: [B, N, J], layers joined along the features.
       text: [B, E], the question's embedding: the language model's last hidden
         state at its end.
-      mask: bool [B, N], the image's tokens that may be attended to; all if
-        None.
+      mask: bool [B, N], the levels that may be attended to; all if None. x
+        counts everywhere.
 
     Returns:
       [B, K, D] in raster order.
@@ -64,13 +66,13 @@ class QueCC(nn.Module):
       UserError: if x or levels is not the grid, s does not divide it, or text
         is not [B, E].
     """
-    parts.check_grid(x, self.grid)
-    parts.check_grid(levels, self.grid)
+    parts.check_inputs(x, self.grid, width=self.width, levels=levels, mask=mask)
     parts.check_divides(self.grid, self.stride)
-    if text.ndim != 2 or text.shape[0] != x.shape[0]:
+    shape = arrays.shape_of(text)
+    if len(shape) != 2 or shape[0] != x.shape[0]:
       raise UserError(
         f'expected one text of [{x.shape[0]}, E] for each image, got '
-        f'{text.shape}; repeat it for the crops of an image'
+        f'{shape or text!r}; repeat it for the crops of an image'
       )
 
     def project(name: str, y: Array) -> Array:

@@ -17,14 +17,13 @@ Dimension letters: B batch, N token slots, K queries, M text slots, D features.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import base, budgets, scores, selecting
+from tokpress_jax.pruners import base, budgets, checks, scores, selecting
 from tokpress_jax.pruners import positions as positions_lib
 from tokpress_jax.pruners.compressors import parts
 from tokpress_jax.pruners.scores.attention import masked_softmax
@@ -53,6 +52,7 @@ class SliMEResampler(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
+  @parts.refusing
   def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
     """Makes tokens.
 
@@ -66,7 +66,7 @@ class SliMEResampler(nn.Module):
     Raises:
       UserError: if x is not the grid.
     """
-    parts.check_grid(x, self.grid)
+    parts.check_inputs(x, self.grid, width=self.width, mask=mask)
     square = (self.side, self.side)
     norm = lambda name: parts.norm(self.dtype, name)
     query = self.param('query', parts.INIT, (self.side**2, self.width))
@@ -100,14 +100,11 @@ class SliME(selecting.Selecting):
   temperature: float = 1.0
   noise: float = 0.0
 
-  def __post_init__(self):
-    super().__post_init__()
-    if not 0 < self.mass <= 1 or self.temperature <= 0 or self.noise < 0:
-      raise UserError(
-        'SliME takes 0 < mass <= 1, temperature > 0 and noise >= 0, got '
-        f'mass={self.mass}, temperature={self.temperature} and '
-        f'noise={self.noise}'
-      )
+  ranges: ClassVar[checks.Ranges] = (
+    ('mass', 1e-6, 1),
+    ('temperature', 1e-6, None),
+    ('noise', 0, None),
+  )
 
   @property
   def needs(self) -> base.Needs:  # type: ignore[override]

@@ -44,6 +44,7 @@ class TokenPacker(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
+  @parts.refusing
   def __call__(
     self, x: Array, levels: Array, *, mask: Array | None = None
   ) -> Array:
@@ -53,8 +54,8 @@ class TokenPacker(nn.Module):
       x: [B, N, D], of the tower's last layer but one.
       levels: [B, N, J], layers joined along the features: 12, 16, 22 and 23 of
         24 in the released models.
-      mask: bool [B, N], the image's tokens that may be attended to; all if
-        None.
+      mask: bool [B, N], the levels that may be attended to; all if None. x
+        counts everywhere.
 
     Returns:
       [B, K, F] in raster order.
@@ -62,8 +63,7 @@ class TokenPacker(nn.Module):
     Raises:
       UserError: if x or levels is not the grid, or s does not divide it.
     """
-    parts.check_grid(x, self.grid)
-    parts.check_grid(levels, self.grid)
+    parts.check_inputs(x, self.grid, width=self.width, levels=levels, mask=mask)
     small = parts.check_divides(self.grid, self.stride)
     norm = lambda name: parts.norm(self.dtype, name)
 
