@@ -5,6 +5,7 @@ Dimension letters: B batch, H rows, W columns, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +28,22 @@ def concrete(*arrays: object) -> bool:
 def rows_where(bad: Any) -> list[int]:
   """Numbers of the rows where a concrete mask [B] is True."""
   return [int(i) for i in np.flatnonzero(jax.device_get(bad))]
+
+
+def rows_that(fail: Callable[..., Any], *given: Any) -> list[int]:
+  """Numbers of the rows of concrete arrays for which a mask [B] is True.
+
+  Constants are looked at even while something else is traced.
+
+  Args:
+    fail: from these arrays to the mask.
+    *given: arrays; None and traced ones fail in no row.
+  """
+  if not concrete(*given):
+    return []
+  with jax.ensure_compile_time_eval():
+    bad = fail(*given)
+  return [] if isinstance(bad, jax.core.Tracer) else rows_where(bad)
 
 
 def shape_of(x: Any) -> tuple[int, ...]:
@@ -79,16 +96,14 @@ def pixel_causes(images: Any) -> list[str]:
       f'images are floats in [-1, 1], got {images.dtype}; give '
       'images / 127.5 - 1 of bytes, as tokpress_jax.io.images.to_float does'
     ]
-  if not images.ndim or not images.size or not concrete(images):
+  if not images.ndim or not images.size:
     return []
-  with jax.ensure_compile_time_eval():
-    by_row = jnp.abs(images.reshape(images.shape[0], -1)).max(axis=1)
-    if bad := rows_where(~jnp.isfinite(by_row)):
-      return [f'images {bad} hold NaN or infinity']
-    largest = float(by_row.max())
-  if largest <= _LARGEST_PIXEL:
-    return []
-  return [
-    f'images are floats in [-1, 1], got values up to {largest:g}; give '
-    'images / 127.5 - 1 of bytes'
-  ]
+  largest = lambda x: jnp.abs(x.reshape(x.shape[0], -1)).max(axis=1)
+  if bad := rows_that(lambda x: ~jnp.isfinite(largest(x)), images):
+    return [f'images {bad} hold NaN or infinity']
+  if rows_that(lambda x: largest(x) > _LARGEST_PIXEL, images):
+    return [
+      f'images are floats in [-1, 1], got values up to '
+      f'{np.abs(np.asarray(images)).max():g}; give images / 127.5 - 1 of bytes'
+    ]
+  return []

@@ -57,7 +57,7 @@ def test_noise_is_the_same_for_all_unless_there_is_a_key():
   np.testing.assert_array_equal(toy.decode(one, rng=keys[1:2]), keyed[1:2])
   twice = toy.decode(encoded, rng=jax.random.key(1), sampler=2)
   assert (twice > keyed).all()
-  with pytest.raises(UserError, match='3 images'):
+  with pytest.raises(UserError, match='each of the 3 rows'):
     toy.decode(encoded, rng=keys[:2])
 
 

@@ -19,7 +19,7 @@ from tokpress_jax import arrays
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import budgets, checks, reduction
 from tokpress_jax.pruners import positions as positions_lib
-from tokpress_jax.types import Ratio, Reduction, Signals, Tap, Tokens
+from tokpress_jax.types import Array, Ratio, Reduction, Signals, Tap, Tokens
 
 Needs = frozenset[str | Tap]
 # Fields of `Tokens` with a value for each.
@@ -273,18 +273,19 @@ def _check_words(signals: Signals, needs: Needs) -> list[str]:
   """Finds texts without words, and broken words, outside of `jit`."""
   causes = []
   text, there = signals.text, signals.text_valid
-  if there is not None and needs & {'text', 'text_valid'}:
-    if not arrays.concrete(there):
-      return []
-    if bad := arrays.rows_where(~jnp.asarray(there).any(axis=1)):
-      causes.append(
-        f'text_valid of rows {bad} has no word; give each row a text, or take '
-        'a method that reads none'
-      )
-  if 'text' in needs and text is not None and arrays.concrete(text):
-    finite = jnp.isfinite(text).all(axis=2)
-    finite = finite if there is None else finite | ~jnp.asarray(there)
-    if bad := arrays.rows_where(~finite.all(axis=1)):
+  read = there is not None and needs & {'text', 'text_valid'}
+  if read and (bad := arrays.rows_that(lambda y: ~y.any(axis=1), there)):
+    causes.append(
+      f'text_valid of rows {bad} has no word; give each row a text, or take '
+      'a method that reads none'
+    )
+  if text is not None and 'text' in needs:
+
+    def broken(x: Array, y: Array | None) -> Array:
+      wrong = ~jnp.isfinite(x).all(axis=2)
+      return (wrong if y is None else wrong & y).any(axis=1)
+
+    if bad := arrays.rows_that(broken, text, there):
       causes.append(f'text of rows {bad} hold NaN or infinity')
   return causes
 

@@ -154,9 +154,7 @@ class Guide(nn.Module):
         f' got {arrays.said(there)} for a text of {text.shape} and the guide '
         f'{self.kind!r}'
       )
-    if arrays.concrete(there) and (
-      bad := arrays.rows_where(~jnp.asarray(there).any(axis=1))
-    ):
+    if bad := arrays.rows_that(lambda y: ~y.any(axis=1), there):
       raise UserError(f'text_valid of rows {bad} has no word')
 
 

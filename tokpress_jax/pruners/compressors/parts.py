@@ -33,6 +33,7 @@ from tokpress_jax.pruners import checks
 from tokpress_jax.types import VISION, Array, Tokens
 
 INIT = nn.initializers.truncated_normal(0.02)
+_UNREAD = object()
 
 
 def dense(features: int, dtype: Any, name: str, *, bias: bool = True) -> Any:
@@ -203,7 +204,7 @@ def check_inputs(
   grid: tuple[int, ...],
   *,
   width: int | None = None,
-  levels: Array | None = None,
+  levels: Any = _UNREAD,
   mask: Array | None = None,
 ) -> None:
   """Refuses tokens that are not those of a grid.
@@ -212,7 +213,7 @@ def check_inputs(
     x: [B, N, D].
     grid: of N places.
     width: D, if it is known.
-    levels: [B, N, J], of the same grid.
+    levels: [B, N, J], of the same grid, where they are read.
     mask: bool [B, N], what may be attended to; levels (x, if there are none)
       may hold anything elsewhere.
 
@@ -232,7 +233,7 @@ def check_inputs(
       f'these tokens have {shape[2]} features, and width={width} are expected; '
       'set `width` to those of the tower'
     )
-  if levels is not None:
+  if levels is not _UNREAD:
     other = arrays.shape_of(levels)
     if len(other) != 3 or other[:2] != shape[:2]:
       causes.append(
@@ -248,20 +249,21 @@ def check_inputs(
   checks.refuse('this compressor', causes or _broken(x, levels, mask))
 
 
-def _broken(x: Array, levels: Array | None, mask: Array | None) -> list[str]:
+def _broken(x: Array, levels: Any, mask: Array | None) -> list[str]:
   """Finds rows with NaN, of concrete tokens that are there."""
-  causes = []
-  for name, y, there in (
-    ('tokens', x, mask if levels is None else None),
-    ('levels', levels, mask),
-  ):
-    if y is None or not arrays.concrete(y, there):
-      continue
-    finite = jnp.isfinite(y).all(axis=2)
-    finite = finite if there is None else finite | ~jnp.asarray(there)
-    if bad := arrays.rows_where(~finite.all(axis=1)):
-      causes.append(f'{name} of rows {bad} hold NaN or infinity')
-  return causes
+
+  def wrong(y: Array, there: Array | None) -> Array:
+    bad = ~jnp.isfinite(y).all(axis=2)
+    return (bad if there is None else bad & there).any(axis=1)
+
+  given = [('tokens', x, mask)]
+  if levels is not _UNREAD:
+    given = [('tokens', x, None), ('levels', levels, mask)]
+  return [
+    f'{name} of rows {bad} hold NaN or infinity'
+    for name, y, there in given
+    if (bad := arrays.rows_that(wrong, y, there))
+  ]
 
 
 def refusing(call: Callable[..., Any]) -> Callable[..., Any]:
