@@ -1,8 +1,7 @@
 """Where codes and papers mislead who writes a method again.
 
-`TRAPS` says what each is, and which test fails for one who falls into it; each
-was tried by breaking the code. The tests here are of those that no method's own
-test holds.
+`TRAPS` says what each is, and which test fails for one who falls into it. The
+tests here are of those that no method's own test holds.
 """
 
 import ast
