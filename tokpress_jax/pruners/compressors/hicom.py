@@ -39,7 +39,7 @@ from tokpress_jax import arrays
 from tokpress_jax.errors import UserError
 from tokpress_jax.nn import l2_normalize
 from tokpress_jax.nn.resize import resize_matrix
-from tokpress_jax.pruners.compressors import parts
+from tokpress_jax.pruners.compressors import inputs, parts
 from tokpress_jax.types import Array
 
 Kind = Literal['off', 'direct', 'coarse', 'fine']
@@ -197,7 +197,7 @@ class HIComLocal(nn.Module):
     return frames, rows, columns
 
   @nn.compact
-  @parts.refusing
+  @inputs.refusing
   def __call__(
     self,
     x: Array,
@@ -226,7 +226,7 @@ class HIComLocal(nn.Module):
     Raises:
       UserError: if x is not the grid, or the text does not fit the guide.
     """
-    parts.check_inputs(x, self.grid, width=self.width, mask=mask)
+    inputs.check_inputs(x, self.grid, width=self.width, mask=mask)
     if unknown := set(self.adapt) - set('qkvg'):
       raise UserError(
         f"'q', 'k', 'v' and 'g' can be adapted, got {sorted(unknown)}"
@@ -302,7 +302,7 @@ class HIComGlobal(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  @parts.refusing
+  @inputs.refusing
   def __call__(
     self,
     x: Array,
@@ -327,7 +327,7 @@ class HIComGlobal(nn.Module):
     Raises:
       UserError: if x is not the grid, or the text does not fit the guide.
     """
-    parts.check_inputs(x, self.grid, width=self.width, mask=mask)
+    inputs.check_inputs(x, self.grid, width=self.width, mask=mask)
     if set(self.adapt) - {'g'}:
       raise UserError(f"only 'g' can be adapted here, got {self.adapt!r}")
     query = self.param(

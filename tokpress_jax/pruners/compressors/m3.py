@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import base, budgets, reduction
 from tokpress_jax.pruners import positions as positions_lib
-from tokpress_jax.pruners.compressors import parts
+from tokpress_jax.pruners.compressors import inputs
 from tokpress_jax.pruners.mergers.windows import windows
 from tokpress_jax.types import Array, Reduction, Signals, Tokens
 
@@ -47,11 +47,11 @@ def nested_pool(
   Raises:
     UserError: if x is not a grid, or a number does not fit.
   """
-  parts.check_inputs(x, grid)
+  inputs.check_inputs(x, grid)
   out = []
   for scale in scales:
     side = _side(x.shape[1], scale)
-    rows, columns = parts.check_divides(grid, side)
+    rows, columns = inputs.check_divides(grid, side)
     y = x.astype(jnp.float32)
     y = y.reshape(x.shape[0], rows, side, columns, side, -1)
     y = y.mean(axis=(2, 4)).reshape(x.shape[0], scale, -1)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from tokpress_jax import arrays
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners.compressors import parts
+from tokpress_jax.pruners.compressors import inputs, parts
 from tokpress_jax.types import Array
 
 
@@ -70,7 +70,7 @@ class MQT(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  @parts.refusing
+  @inputs.refusing
   def __call__(
     self, x: Array, *, count: int | None = None, mask: Array | None = None
   ) -> Array:
@@ -88,7 +88,7 @@ class MQT(nn.Module):
     Raises:
       UserError: if x is not the grid, or there are not so many queries.
     """
-    parts.check_inputs(x, self.grid, width=self.width, mask=mask)
+    inputs.check_inputs(x, self.grid, width=self.width, mask=mask)
     square = (self.side, self.side)
     total = self.side**2
     count = total if count is None else count

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from tokpress_jax import arrays
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners.compressors import parts
+from tokpress_jax.pruners.compressors import inputs, parts
 from tokpress_jax.types import Array
 
 
@@ -45,7 +45,7 @@ class QueCC(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  @parts.refusing
+  @inputs.refusing
   def __call__(
     self, x: Array, levels: Array, text: Array, *, mask: Array | None = None
   ) -> Array:
@@ -66,8 +66,10 @@ class QueCC(nn.Module):
       UserError: if x or levels is not the grid, s does not divide it, or text
         is not [B, E].
     """
-    parts.check_inputs(x, self.grid, width=self.width, levels=levels, mask=mask)
-    parts.check_divides(self.grid, self.stride)
+    inputs.check_inputs(
+      x, self.grid, width=self.width, levels=levels, mask=mask
+    )
+    inputs.check_divides(self.grid, self.stride)
     shape = arrays.shape_of(text)
     if len(shape) != 2 or shape[0] != x.shape[0]:
       raise UserError(

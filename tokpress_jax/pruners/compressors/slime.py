@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from tokpress_jax.pruners import base, budgets, checks, scores, selecting
 from tokpress_jax.pruners import positions as positions_lib
-from tokpress_jax.pruners.compressors import parts
+from tokpress_jax.pruners.compressors import inputs, parts
 from tokpress_jax.pruners.scores.attention import masked_softmax
 from tokpress_jax.pruners.scores.fixed import place
 from tokpress_jax.pruners.selectors import top, top_mass
@@ -52,7 +52,7 @@ class SliMEResampler(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  @parts.refusing
+  @inputs.refusing
   def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
     """Makes tokens.
 
@@ -66,7 +66,7 @@ class SliMEResampler(nn.Module):
     Raises:
       UserError: if x is not the grid.
     """
-    parts.check_inputs(x, self.grid, width=self.width, mask=mask)
+    inputs.check_inputs(x, self.grid, width=self.width, mask=mask)
     square = (self.side, self.side)
     norm = lambda name: parts.norm(self.dtype, name)
     query = self.param('query', parts.INIT, (self.side**2, self.width))

@@ -31,7 +31,7 @@ from tokpress_jax import arrays
 from tokpress_jax.errors import UserError
 from tokpress_jax.nn import LayerNorm
 from tokpress_jax.nn.resize import resize_matrix
-from tokpress_jax.pruners.compressors import parts
+from tokpress_jax.pruners.compressors import inputs, parts
 from tokpress_jax.types import Array
 
 Pooling = Literal['resized', 'adaptive']
@@ -58,7 +58,7 @@ class TokenFLEX(nn.Module):
   pooling: Pooling = 'resized'
   dtype: Any = jnp.float32
 
-  @parts.refusing
+  @inputs.refusing
   def __call__(self, x: Array, *, side: int) -> Array:
     """Makes a static number of tokens.
 
@@ -112,7 +112,7 @@ class TokenFLEX(nn.Module):
 
   def _check(self, x: Array) -> None:
     """Refuses sizes that do not fit."""
-    parts.check_inputs(x, self.grid)
+    inputs.check_inputs(x, self.grid)
     if len(self.sides) != len(self.weights) or min(self.sides) < 1:
       raise UserError(
         f'sides={self.sides} must be 1 or more, with as many weights, got '
@@ -120,7 +120,7 @@ class TokenFLEX(nn.Module):
       )
 
   @nn.compact
-  @parts.refusing
+  @inputs.refusing
   def _project(self, x: Array) -> Array:
     hidden = self.ratio * x.shape[-1]
     dense = lambda n, name: parts.dense(n, self.dtype, name)

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tokpress_jax.nn.resize import resize
-from tokpress_jax.pruners.compressors import parts
+from tokpress_jax.pruners.compressors import inputs, parts
 from tokpress_jax.types import Array
 
 
@@ -44,7 +44,7 @@ class TokenPacker(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  @parts.refusing
+  @inputs.refusing
   def __call__(
     self, x: Array, levels: Array, *, mask: Array | None = None
   ) -> Array:
@@ -63,8 +63,10 @@ class TokenPacker(nn.Module):
     Raises:
       UserError: if x or levels is not the grid, or s does not divide it.
     """
-    parts.check_inputs(x, self.grid, width=self.width, levels=levels, mask=mask)
-    small = parts.check_divides(self.grid, self.stride)
+    inputs.check_inputs(
+      x, self.grid, width=self.width, levels=levels, mask=mask
+    )
+    small = inputs.check_divides(self.grid, self.stride)
     norm = lambda name: parts.norm(self.dtype, name)
 
     def project(name: str) -> Array:
