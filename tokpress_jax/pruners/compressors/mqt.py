@@ -94,7 +94,8 @@ class MQT(nn.Module):
     count = total if count is None else count
     if not isinstance(count, int) or not 1 <= count <= total:
       raise UserError(
-        f'there are 1 to {total} queries, a static number, got count={count!r}'
+        f'there are 1 to {total} queries, got count={count!r}; give a static '
+        'whole number'
       )
     norm = lambda name: parts.norm(self.dtype, name)
     query = self.param('query', parts.INIT, (total, self.width))
