@@ -351,6 +351,9 @@ HOST = models.ViTConfig(
 )
 
 
+KEY = jax.random.key(0)
+
+
 @functools.cache
 def host():
   module = HOST.build()
@@ -401,6 +404,21 @@ def test_all_causes_of_a_host_at_once():
   ):
     assert cause in said, (cause, said)
   assert 'got (8, 8, 3)' in said_by(module.apply, variables, images[0])
+
+
+def test_keys_and_pixels_of_a_host():
+  module, variables, images = host()
+  calls = {
+    'call': functools.partial(module.apply, variables),
+    'observe': functools.partial(module.apply, variables, method='observe'),
+  }
+  for run in calls.values():
+    for rng in (0, 'seed', jax.random.PRNGKey(0), jax.random.split(KEY, 3)):
+      said = said_by(run, images, rng=rng)
+      assert 'rng must be a typed key, as jax.random.key(0)' in said
+    said = said_by(run, 255 * (images + 1))
+    assert 'got values up to 255; give images / 127.5 - 1' in said
+    assert 'an array of floats in [-1, 1], got list' in said_by(run, [0.5])
 
 
 @pytest.mark.parametrize('budget', [0, 5])

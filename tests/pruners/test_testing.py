@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tokpress_jax import pruners
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import budgets, selectors, testing
+from tokpress_jax.pruners import budgets, crop_layouts, selectors, testing
 from tokpress_jax.types import Dense, OneHot, Tokens
 
 
@@ -117,8 +118,67 @@ def test_what_cannot_run_is_said_once():
 
 def test_every_promise_is_asked_for():
   helpers = {'eager', 'inputs', 'program', 'variables'}
-  public = {name for name in vars(testing.Checks) if not name.startswith('_')}
+  public = {name for name in dir(testing.Checks) if not name.startswith('_')}
   assert public - helpers == set(testing.CHECKS)
+
+
+ARRANGED = (
+  testing.Inputs(),
+  testing.Crops(),
+  testing.Frames(),
+  testing.Grid(),
+  testing.Space(),
+)
+
+
+@pytest.mark.parametrize('on', ARRANGED, ids=lambda on: type(on).__name__)
+def test_a_row_is_arranged_as_alone(on):
+  tokens, signals = on.make(['keys'])
+  assert tokens.num_protected == 1 and tokens.protected[:, 0].all()
+  assert tokens.valid.sum(axis=1).tolist() == list(on.lengths)
+  for row in (1, 2):
+    alone, own = on.alone(['keys'], row=row)
+    n = on.lengths[row]
+    for field in ('features', 'positions', 'owner', 'valid', 'mass'):
+      got, want = getattr(tokens, field), getattr(alone, field)
+      np.testing.assert_array_equal(got[row, :n], want[0, :n])
+    np.testing.assert_array_equal(signals.keys[row, :, :n], own.keys[0, :, :n])
+
+
+def test_crops_lie_in_the_whole_image():
+  tokens, _ = testing.Crops().make()
+  layout = crop_layouts.layout_of(tokens).tolist()
+  # A thumbnail and 3, 1, 2, 3, 0, 2, 3 and 1 crops of 2 x 3 places.
+  three, two, one = [3, 1], [1, 2], [1, 1]
+  assert layout == [three, one, two, three, one, two, three, one]
+  assert tokens.owner[4].tolist() == [0] * 6 + [-1] * 18
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs(testing.Inputs):
+  """Every two tokens are of another image."""
+
+  def arrange(self, tokens):
+    owner = jnp.arange(tokens.valid.shape[1]) // 2
+    return tokens.replace(owner=jnp.where(tokens.valid, owner[None], -1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Owned(Longest):
+  """Reads owners, and breaks on tokens of one image."""
+
+  def plan(self, tokens, signals, state=None):
+    if not isinstance(tokens.owner, jax.core.Tracer):
+      assert (tokens.owner > 0).any(), 'one image'
+    return super().plan(tokens, signals, state)
+
+
+def test_a_pruner_is_checked_on_tokens_of_your_own_arrangement():
+  testing.Checks(Owned(), on=Pairs()).jit_equals_eager()
+  with pytest.raises(AssertionError, match='one image'):
+    testing.Checks(Owned()).jit_equals_eager()
+  with pytest.raises(AssertionError, match='breaks 1 of'):
+    testing.check_pruner(Owned(budget=24), on=Pairs())
 
 
 def test_unknown_checks_are_refused():

@@ -57,7 +57,7 @@ def test_noise_is_the_same_for_all_unless_there_is_a_key():
   np.testing.assert_array_equal(toy.decode(one, rng=keys[1:2]), keyed[1:2])
   twice = toy.decode(encoded, rng=jax.random.key(1), sampler=2)
   assert (twice > keyed).all()
-  with pytest.raises(UserError, match='3 images'):
+  with pytest.raises(UserError, match='each of the 3 rows'):
     toy.decode(encoded, rng=keys[:2])
 
 
@@ -72,3 +72,47 @@ def test_what_a_tokenizer_does_not_take_is_refused():
   variables = module.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
   with pytest.raises(UserError, match='lie in their slots'):
     module.apply(variables, codes, positions=codes, method='decode_codes')
+
+
+@pytest.mark.parametrize(
+  ('policy', 'hint'),
+  [
+    (2, r'got 2; give Fixed\(tokens=2\)'),
+    (0.05, r'got 0\.05; give Quality\(target=...\) or Halting\(target=0\.05\)'),
+    ('all', "got 'all'"),
+    (tokenizers.Fixed, 'a length policy is Fixed, Prefix, Quality or Halting'),
+  ],
+)
+def test_what_is_no_policy(policy, hint):
+  with pytest.raises(UserError, match=hint):
+    _toy().encode(IMAGES, policy=policy)
+
+
+def test_what_is_no_key():
+  with pytest.raises(UserError, match='are not drawn at random; leave out rng'):
+    _toy().encode(IMAGES, rng=0)
+  toy = _toy(random=0.5)
+  encoded = toy.encode(IMAGES)
+  for rng in (0, jax.random.PRNGKey(0), 'seed'):
+    with pytest.raises(UserError, match='rng must be a typed key, as jax'):
+      toy.decode(encoded, rng=rng)
+
+
+@pytest.mark.parametrize(
+  ('images', 'message'),
+  [
+    (
+      jnp.full((3, 2, 2, 1), 255.0),
+      'got values up to 255; give images / 127.5',
+    ),
+    (jnp.zeros((3, 2, 2, 1), jnp.uint8), 'floats in .-1, 1., got uint8'),
+    (IMAGES.at[1].set(jnp.nan), r'images \[1\] hold NaN or infinity'),
+    ([[0.5]], 'an array of floats in .-1, 1., got list'),
+    (IMAGES[0], r'takes images \[B, 2, 2, 1\].*got \[2, 2, 1\]'),
+  ],
+)
+def test_what_are_no_images(images, message):
+  with pytest.raises(UserError, match=message):
+    _toy().encode(images)
+  # A little outside is noise or a filter's overshoot.
+  _toy().encode(IMAGES + 1.5)

@@ -171,21 +171,10 @@ def mask_and_bias(state: TowerState, settings: Settings) -> dict[str, Any]:
 
 
 def row_keys(rng: Array | None, batch: int) -> Array | None:
-  """One key per row, of one key or as given; see `rng_causes`."""
+  """One key per row, of one key or as given; see `arrays.key_causes`."""
   if rng is None or rng.ndim == 1:
     return rng
   return jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(batch))
-
-
-def rng_causes(rng: Array | None, batch: int) -> list[str]:
-  """Says why an argument is neither a key nor one for each row, if so."""
-  typed = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-  if rng is None or (typed(rng) and rng.shape in ((), (batch,))):
-    return []
-  return [
-    f'rng must be a typed key, as jax.random.key(0), or one for each of the '
-    f'{batch} rows, got {rng.dtype} {rng.shape}'
-  ]
 
 
 def _layer_by_parts(

@@ -14,11 +14,11 @@ import dataclasses
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from tokpress_jax import arrays
 from tokpress_jax.errors import UserError
 from tokpress_jax.models import masked, observing, sites, tower
 from tokpress_jax.models.attention_pool import AttentionPool
@@ -159,23 +159,14 @@ class ViT(nn.Module):
     """Says why images are none of this ViT's, if so."""
     c = self.config
     size = (c.image_size, c.image_size, c.channels)
-    causes = []
-    if images.ndim != 4 or images.shape[1:] != size:
+    shape = getattr(images, 'shape', None)
+    causes = arrays.pixel_causes(images)
+    if shape is not None and (len(shape) != 4 or shape[1:] != size):
       causes.append(
         f'this ViT takes images of {size}, as [B, H, W, C], got '
-        f'{images.shape}; resize them, or set image_size and channels in its '
+        f'{shape}; resize them, or set image_size and channels in its '
         'config'
       )
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-      causes.append(
-        f'images are floats in [-1, 1], got {images.dtype}; give '
-        'images / 127.5 - 1 of bytes'
-      )
-    elif images.ndim and checks.concrete(images):
-      with jax.ensure_compile_time_eval():
-        finite = jnp.isfinite(images).reshape(images.shape[0], -1).all(axis=1)
-        if bad := checks.rows_where(~finite):
-          causes.append(f'images {bad} hold NaN or infinity')
     return causes
 
   def __call__(
@@ -215,7 +206,7 @@ class ViT(nn.Module):
     if self.is_initializing():
       plan = ()  # parameters do not depend on it
     causes = self._image_causes(images)
-    causes += tower.rng_causes(rng, images.shape[0])
+    causes += arrays.key_causes(rng, _rows(images))
     causes += tower.hidden_causes(hidden, c.depth)
     given = frozenset() if rng is None else frozenset({'rng'})
     layers = c.layers(plan, given, causes=causes)
@@ -276,6 +267,9 @@ class ViT(nn.Module):
     Raises:
       UserError: if the images, the layer or a need do not fit.
     """
+    causes = self._image_causes(images)
+    causes += arrays.key_causes(rng, _rows(images))
+    checks.refuse('this ViT', causes)
     return observing.observe(
       self.stack,
       self.embed(images),
@@ -335,6 +329,11 @@ class ViT(nn.Module):
       other = self.distillation_head(x[:, 1].astype(jnp.float32))
       logits = (logits + other) / 2
     return pooled, logits
+
+
+def _rows(images: Any) -> int:
+  """B, of what may be no images."""
+  return images.shape[0] if getattr(images, 'ndim', 0) else 0
 
 
 def _standardise(

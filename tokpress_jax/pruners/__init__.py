@@ -14,7 +14,7 @@ from tokpress_jax.pruners import (
   selectors,
   similarities,
 )
-from tokpress_jax.pruners.base import Pruner, PrunerProtocol
+from tokpress_jax.pruners.base import Pruner, PrunerProtocol, unread
 from tokpress_jax.pruners.budgets import (
   Budget,
   Bytes,
@@ -143,5 +143,6 @@ __all__ = [
   'top',
   'uniform_targets',
   'unmerge',
+  'unread',
   'windows',
 ]

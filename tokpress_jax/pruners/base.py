@@ -15,12 +15,15 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from tokpress_jax import arrays
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import budgets, checks, reduction
 from tokpress_jax.pruners import positions as positions_lib
-from tokpress_jax.types import Ratio, Reduction, Signals, Tap, Tokens
+from tokpress_jax.types import Array, Ratio, Reduction, Signals, Tap, Tokens
 
 Needs = frozenset[str | Tap]
+# Fields of `Tokens` with a value for each.
+_PER_TOKEN = ('valid', 'mass', 'kind', 'owner', 'protected')
 
 
 @runtime_checkable
@@ -63,9 +66,12 @@ class Pruner:
 
   needs: ClassVar[Needs] = frozenset()
   mode: ClassVar[reduction.Mode] = 'representative'
+  # (field, least, most) of numbers; None is no bound.
+  ranges: ClassVar[checks.Ranges] = ()
 
   def __post_init__(self):
     budgets.check(self.budget)
+    positions_lib.check(self.positions)
     checks.refuse(type(self).__name__, checks.field_causes(self))
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
@@ -83,7 +89,8 @@ class Pruner:
 
     Args:
       tokens: N slots.
-      signals: at least what the pruner `needs`.
+      signals: at least what the pruner `needs`. Others, a text say, are not
+        read: pruners of a plan share them. `unread` says which these are.
       state: what the pruner before it carried on, over the N slots.
 
     Returns:
@@ -112,6 +119,22 @@ class Pruner:
     """
     result = self.plan(tokens, Signals() if signals is None else signals, state)
     return reduction.reduce_tokens(tokens, result, mode=self.mode), result
+
+
+def unread(signals: Signals, *pruners: PrunerProtocol) -> tuple[str, ...]:
+  """Names the signals that were given and that none of these pruners reads.
+
+  A pruner does not refuse what it does not read, as a plan's pruners share
+  their signals; ask here whether a text changes anything.
+  """
+  needs = frozenset[Any]().union(*(pruner.needs for pruner in pruners))
+  given: list[str | Tap] = [
+    field.name
+    for field in dataclasses.fields(Signals)
+    if field.name != 'taps' and getattr(signals, field.name) is not None
+  ]
+  read = needs | ({'text_valid'} if 'text' in needs else set())
+  return tuple(str(n) for n in [*given, *signals.taps] if n not in read)
 
 
 def check(
@@ -154,23 +177,38 @@ def check(
       'or use a host and a site that compute them'
     )
   shape = tokens.features.shape[:2]
-  if tokens.features.ndim != 3 or tokens.valid.shape != shape:
-    causes.append(
-      f'features must be [B, N, D] and valid [B, N], got '
-      f'{tokens.features.shape} and {tokens.valid.shape}'
-    )
+  if wrong := _check_shapes(tokens):
+    causes += wrong
   else:
     causes += _check_protected(tokens)
     causes += problems(tokens)
-    wrong = _check_signals(signals, *shape)
+    wrong = _check_signals(signals, *shape) + _check_text(
+      signals, needs, batch=shape[0], width=tokens.features.shape[2]
+    )
     # Constants are looked at even while something else is traced.
     with jax.ensure_compile_time_eval():
-      if checks.concrete(*jax.tree.leaves(tokens)):
+      if arrays.concrete(*jax.tree.leaves(tokens)):
         causes += _check_values(tokens)
         if not wrong:
           causes += _check_signal_values(tokens, signals, needs)
     causes += wrong
   checks.refuse('this pruner', causes)
+
+
+def _check_shapes(tokens: Tokens) -> list[str]:
+  """Finds fields of tokens that are not those of the same slots."""
+  features = tokens.features.shape
+  shapes = {n: getattr(tokens, n).shape for n in _PER_TOKEN}
+  places = tokens.positions.shape
+  wrong = {n: s for n, s in shapes.items() if s != features[:2]}
+  placed = len(places) == 3 and places[:2] == features[:2]
+  if len(features) == 3 and placed and not wrong:
+    return []
+  return [
+    f'features must be [B, N, D], positions [B, N, P] and '
+    f'{", ".join(_PER_TOKEN)} [B, N], got {features}, {places} and '
+    f'{wrong or features[:2]}; Tokens.create(features, ...) takes them'
+  ]
 
 
 def _check_signals(signals: Signals, batch: int, slots: int) -> list[str]:
@@ -183,18 +221,72 @@ def _check_signals(signals: Signals, batch: int, slots: int) -> list[str]:
     signal = name.signal if isinstance(name, Tap) else name
     axes = reduction.SIGNAL_AXES[signal]
     sizes = {'B': batch, 'N': slots}
-    got = dict(zip(axes, value.shape, strict=False))
-    if value.ndim != len(axes) or (got | sizes) != got:
+    shape = arrays.shape_of(value)
+    got = dict(zip(axes, shape, strict=False))
+    if len(shape) != len(axes) or (got | sizes) != got:
       causes.append(
         f'{name} must be [{", ".join(axes)}] with B={batch} and N={slots} as '
-        f'in the tokens, got {value.shape}'
+        f'in the tokens, got {shape or arrays.said(value)}'
       )
-  if (rng := signals.rng) is not None and rng.shape != (batch,):
+  rng = signals.rng
+  if rng is not None and not (arrays.is_key(rng) and rng.shape == (batch,)):
     causes.append(
       f'rng must hold a typed key for each of the {batch} rows, got '
-      f'{rng.dtype} {rng.shape}; jax.random.split(jax.random.key(0), {batch}) '
+      f'{arrays.said(rng)}; jax.random.split(jax.random.key(0), {batch}) '
       'gives them'
     )
+  return causes
+
+
+def _check_text(
+  signals: Signals, needs: Needs, *, batch: int, width: int
+) -> list[str]:
+  """Finds a text that is read and is not one of each row.
+
+  A text that is not among the needs is not looked at: pruners of a plan share
+  their signals.
+  """
+  causes = []
+  text, there = signals.text, signals.text_valid
+  number: Any = 'M'
+  if 'text' in needs and text is not None:
+    shape = arrays.shape_of(text)
+    if len(shape) != 3 or (shape[0], shape[2]) != (batch, width):
+      causes.append(
+        f'text must be [B, M, D] with B={batch} and D={width} as the features '
+        f'have, got {shape or arrays.said(text)}; project it to their space'
+      )
+    else:
+      number = shape[1]
+  if needs & {'text', 'text_valid'} and there is not None:
+    shape = arrays.shape_of(there)
+    fits = len(shape) == 2 and shape[0] == batch and number in ('M', shape[1])
+    if not fits or there.dtype != bool:
+      causes.append(
+        f'text_valid must be bool [{batch}, {number}], a word each, got '
+        f'{arrays.said(there)}'
+      )
+  return causes or _check_words(signals, needs)
+
+
+def _check_words(signals: Signals, needs: Needs) -> list[str]:
+  """Finds texts without words, and broken words, outside of `jit`."""
+  causes = []
+  text, there = signals.text, signals.text_valid
+  read = there is not None and needs & {'text', 'text_valid'}
+  if read and (bad := arrays.rows_that(lambda y: ~y.any(axis=1), there)):
+    causes.append(
+      f'text_valid of rows {bad} has no word; give each row a text, or take '
+      'a method that reads none'
+    )
+  if text is not None and 'text' in needs:
+
+    def broken(x: Array, y: Array | None) -> Array:
+      wrong = ~jnp.isfinite(x).all(axis=2)
+      return (wrong if y is None else wrong & y).any(axis=1)
+
+    if bad := arrays.rows_that(broken, text, there):
+      causes.append(f'text of rows {bad} hold NaN or infinity')
   return causes
 
 
@@ -212,7 +304,7 @@ def _check_protected(tokens: Tokens) -> list[str]:
 def _check_values(tokens: Tokens) -> list[str]:
   """Finds broken values in concrete tokens."""
   causes = []
-  rows, valid = checks.rows_where, jnp.asarray(tokens.valid)
+  rows, valid = arrays.rows_where, jnp.asarray(tokens.valid)
   finite = jnp.isfinite(tokens.features).all(axis=-1) | ~valid
   if isinstance(finite, jax.core.Tracer):  # constants inside somebody's `jit`
     return []
@@ -241,11 +333,11 @@ def _check_signal_values(
     value = signals.get(name)
     signal = name.signal if isinstance(name, Tap) else name
     axes = reduction.SIGNAL_AXES.get(signal)
-    if axes is None or value is None or not checks.concrete(value):
+    if axes is None or value is None or not arrays.concrete(value):
       continue
     by_token = jnp.moveaxis(value, axes.index('N'), 1)
     finite = jnp.isfinite(by_token).reshape(*tokens.valid.shape, -1)
     finite = finite.all(axis=-1) | ~jnp.asarray(tokens.valid)
-    if bad := checks.rows_where(~finite.all(axis=1)):
+    if bad := arrays.rows_where(~finite.all(axis=1)):
       causes.append(f'{name} of rows {bad} hold NaN or infinity')
   return causes

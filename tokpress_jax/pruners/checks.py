@@ -15,15 +15,16 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokpress_jax.arrays import concrete, rows_where
 from tokpress_jax.errors import UserError
 from tokpress_jax.types import Array
 
 # (name, value, least, most) of a static number; None is no bound.
 Static = tuple[str, int, int, int | None]
+Ranges = tuple[tuple[str, float, float | None], ...]
 
 
 def refuse(what: str, causes: Sequence[str]) -> None:
@@ -38,20 +39,6 @@ def refuse(what: str, causes: Sequence[str]) -> None:
   """
   if causes:
     raise UserError(f'{what} cannot run:\n  ' + '\n  '.join(causes))
-
-
-def concrete(*arrays: object) -> bool:
-  """Whether the values of all arrays can be looked at."""
-  return not any(
-    isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct)
-    or not getattr(x, 'is_fully_addressable', True)
-    for x in arrays
-  )
-
-
-def rows_where(bad: Array | np.ndarray) -> list[int]:
-  """Numbers of the rows where a concrete mask [B] is True."""
-  return [int(i) for i in np.flatnonzero(jax.device_get(bad))]
 
 
 def row_counts(
@@ -162,7 +149,9 @@ def field_causes(pruner: Any) -> list[str]:
 
   Args:
     pruner: of which fields of the type `Literal[...]` have one of its values,
-      and floats are finite.
+      and those of numbers, or tuples of them, hold such, and finite ones. Its
+      class may have `ranges`: (field, least, most) of numbers, None is no
+      bound.
   """
   causes = []
   cls: Any = type(pruner)
@@ -170,22 +159,72 @@ def field_causes(pruner: Any) -> list[str]:
     if (value := getattr(pruner, name)) not in choices:
       shown = ', '.join(map(repr, choices))
       causes.append(f'unknown {name} {value!r}; try one of {shown}')
+  hints = _hints(cls)
   for field in dataclasses.fields(pruner):
     value = getattr(pruner, field.name)
-    if isinstance(value, float) and not math.isfinite(value):
-      causes.append(f'{field.name} is {value}; give a finite number')
+    if cause := _number_cause(field.name, value, hints.get(field.name)):
+      causes.append(cause)
+  if causes:
+    return causes
+  for name, least, most in getattr(cls, 'ranges', ()):
+    value = getattr(pruner, name)
+    if value is None or least <= value <= (value if most is None else most):
+      continue
+    range_ = (
+      f'is at least {least}' if most is None else f'lies in {least} to {most}'
+    )
+    causes.append(f'{name} {range_}, got {value}')
   return causes
 
 
+def _number_cause(name: str, value: Any, hint: Any) -> str | None:
+  """Says why a field is not the number, or the numbers, of its type."""
+  if isinstance(value, float) and not math.isfinite(value):
+    return f'{name} is {value}; give a finite number'
+  parts = typing.get_args(hint)
+  if type(None) in parts and len(parts) == 2:  # or None
+    if value is None:
+      return None
+    hint = next(part for part in parts if part is not type(None))
+  if typing.get_origin(hint) is tuple and (kind := _kind(parts[0])):
+    fixed = None if parts[-1] is Ellipsis else len(parts)
+    many = isinstance(value, tuple) and all(_holds(kind, x) for x in value)
+    if many and fixed in (None, len(value)):
+      return None
+    number = 'numbers' if fixed is None else f'{fixed} numbers'
+    whole = 'whole ' if kind is int else ''
+    return f'{name} is a tuple of {whole}{number}, got {value!r}'
+  if (kind := _kind(hint)) and not _holds(kind, value):
+    return f'{name} is a {"whole " if kind is int else ""}number, got {value!r}'
+  return None
+
+
+def _kind(hint: Any) -> type | None:
+  """Int or float, if it is one."""
+  return hint if hint in (int, float) else None
+
+
+def _holds(kind: type, value: Any) -> bool:
+  """Whether a value is a number of the kind; a bool is none."""
+  known = (int, np.integer) if kind is int else (int, float, np.number)
+  return isinstance(value, known) and not isinstance(value, bool)
+
+
 @functools.cache
-def _choices(cls: type[Any]) -> dict[str, tuple[Any, ...]]:
+def _choices(cls: Any) -> dict[str, tuple[Any, ...]]:
   """Fields that have one of a few values, and these."""
-  try:
-    hints = typing.get_type_hints(cls)
-  except (NameError, TypeError):  # a class whose annotations are not there
-    return {}
+  hints = _hints(cls)
   return {
     field.name: typing.get_args(hints[field.name])
     for field in dataclasses.fields(cls)
     if typing.get_origin(hints.get(field.name)) is typing.Literal
   }
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+  """Types of a class's fields; none if its annotations are not there."""
+  try:
+    return typing.get_type_hints(cls)
+  except (NameError, TypeError):
+    return {}

@@ -14,8 +14,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from tokpress_jax import arrays
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import checks, selectors
+from tokpress_jax.pruners import selectors
 from tokpress_jax.types import Array, Tokens
 
 
@@ -191,7 +192,7 @@ def _grids(tokens: Tokens) -> tuple[tuple[int, int], int]:
 
 def _check_tiles(tokens: Tokens, layout: Array) -> None:
   """Outside of `jit`: as many crops are there as the layout says."""
-  if not checks.concrete(tokens.valid, tokens.owner, layout):
+  if not arrays.concrete(tokens.valid, tokens.owner, layout):
     return
   there = np.where(np.asarray(tokens.valid), np.asarray(tokens.owner), 0)
   for i, (row, (rows, columns)) in enumerate(

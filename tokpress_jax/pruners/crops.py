@@ -40,10 +40,10 @@ def join_crops(
     UserError: if the rows are no whole number of images.
   """
   rows, slots = tokens.valid.shape
-  if crops < 1 or rows % crops:
+  if not isinstance(crops, int) or crops < 1 or rows % crops:
     raise UserError(
-      f'{rows} rows are no whole number of images of {crops} crops; give every '
-      'image the same number of crops, and `valid` for those that are there'
+      f'{rows} rows are no whole number of images of {crops!r} crops; give '
+      'every image the same number of crops, and `valid` for those there'
     )
   batch = rows // crops
   if valid is not None and valid.shape != (batch, crops):

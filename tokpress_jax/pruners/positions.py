@@ -37,6 +37,13 @@ class Members:
   count: int
   axes: int = 1
 
+  def __post_init__(self):
+    for name in ('count', 'axes'):
+      value = getattr(self, name)
+      whole = isinstance(value, int) and not isinstance(value, bool)
+      if not whole or value < 1:
+        raise UserError(f'{name} is a whole number from 1 on, got {value!r}')
+
 
 Policy = Literal['keep', 'compact', 'mean', 'first'] | Members
 
@@ -129,6 +136,16 @@ def members(
 POLICIES = {'keep': keep, 'compact': compact, 'mean': mean, 'first': first}
 
 
+def check(policy: Policy) -> None:
+  """Refuses what is no position policy, with a UserError."""
+  known = isinstance(policy, str) and policy in POLICIES
+  if not known and not isinstance(policy, Members):
+    raise UserError(
+      f'unknown position policy {policy!r}; try one of {sorted(POLICIES)}, '
+      'or Members'
+    )
+
+
 def place(
   positions: Array, reduction: Reduction, *, policy: Policy
 ) -> Reduction:
@@ -155,10 +172,6 @@ def place(
       )
     placed = members(positions, reduction, count=count)
     return dataclasses.replace(reduction, positions=placed)
-  if policy not in POLICIES:
-    raise UserError(
-      f'unknown position policy {policy!r}; try one of {sorted(POLICIES)}, '
-      'or Members'
-    )
+  check(policy)
   placed = POLICIES[policy](positions, reduction)
   return dataclasses.replace(reduction, positions=placed)

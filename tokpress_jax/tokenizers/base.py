@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from tokpress_jax import errors, quantize, types
+from tokpress_jax import arrays, errors, quantize, types
 from tokpress_jax.tokenizers import lengths as lengths_lib
 from tokpress_jax.tokenizers.config import TokenizerConfig
 
@@ -188,8 +188,8 @@ class Tokenizer(nn.Module):
       continuous tokens.
 
     Raises:
-      UserError: if a static budget does not fit.
-      ValueError: if the images have another size, or there is nothing to draw.
+      UserError: if the images are of another size or no floats in [-1, 1], the
+        policy or its budget does not fit, or there is nothing to draw.
     """
     self.check_images(images)
     self._check_draws(rng)
@@ -202,8 +202,7 @@ class Tokenizer(nn.Module):
       tokens = out.embeddings if continuous else out.codes
       return decode(tokens, length=length, condition=condition)
 
-    policy = policy or lengths_lib.Fixed()
-    length = policy.lengths(
+    length = lengths_lib.check_policy(policy).lengths(
       lengths_lib.Coded(images=images, boundaries=self.boundaries, decode=at)
     )
     return self._encoded(images, read(length), length)
@@ -237,8 +236,12 @@ class Tokenizer(nn.Module):
   def _check_draws(self, rng: Array | None) -> None:
     """Refuses a key where nothing is drawn by it."""
     if rng is not None and not self.config.continuous:
-      raise ValueError(
+      raise errors.UserError(
         'the codes of this tokenizer are not drawn at random; leave out rng'
+      )
+    if rng is not None and not arrays.is_key(rng):
+      raise errors.UserError(
+        f'rng must be a typed key, as jax.random.key(0), got {arrays.said(rng)}'
       )
 
   def decode(
@@ -397,23 +400,22 @@ class Tokenizer(nn.Module):
     return {} if condition is None else {'condition': condition}
 
   def check_images(self, images: Array) -> None:
-    """Raises ValueError unless images are [B, H, W, C] of this model's size.
+    """Raises UserError unless images are [B, H, W, C] of this model's size.
 
-    Integers are refused too: 0 to 255 would be taken for [-1, 1].
+    Bytes are refused too: 0 to 255 would be taken for [-1, 1].
     """
     c = self.config
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-      raise ValueError(
-        f'this tokenizer takes float images in [-1, 1], got {images.dtype}; '
-        'tokpress_jax.io.images.to_float makes them of uint8'
-      )
+    causes = arrays.pixel_causes(images)
     expected = (c.image_size, c.image_size, c.channels)
-    if images.ndim != 4 or images.shape[1:] != expected:
-      raise ValueError(
+    shape = getattr(images, 'shape', None)
+    if shape is not None and (len(shape) != 4 or shape[1:] != expected):
+      causes.append(
         f'this tokenizer takes images [B, {", ".join(map(str, expected))}] '
-        f'(batch, rows, columns, channels), got {list(images.shape)}; '
+        f'(batch, rows, columns, channels), got {list(shape)}; '
         'fit them with tokpress_jax.io.images, or set data.image_size'
       )
+    if causes:
+      raise errors.UserError('; '.join(causes))
 
 
 def keys_for(rng: Array | None, batch: int) -> Array:
@@ -428,15 +430,10 @@ def keys_for(rng: Array | None, batch: int) -> Array:
     Typed keys [B].
 
   Raises:
-    UserError: if there is another number of keys.
+    UserError: if it is no key, or there is another number of them.
   """
   if rng is None:
     return jnp.broadcast_to(jax.random.key(0), (batch,))
-  if rng.shape == ():
-    return jax.random.split(rng, batch)
-  if rng.shape != (batch,):
-    raise errors.UserError(
-      f'rng is one key or a key for each of {batch} images, got keys '
-      f'{list(rng.shape)}'
-    )
-  return rng
+  if causes := arrays.key_causes(rng, batch):
+    raise errors.UserError('; '.join(causes))
+  return jax.random.split(rng, batch) if rng.shape == () else rng

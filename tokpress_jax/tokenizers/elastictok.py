@@ -233,7 +233,7 @@ class ElasticTok(base.Tokenizer):
     blocks: Array | None,
   ) -> types.Encoded:
     c = self.config
-    policy = policy or lengths_lib.Fixed()
+    policy = lengths_lib.check_policy(policy)
     patches = self._patches(video)  # [B, K, N, P]
     batch, count, slots, _ = patches.shape
     blocks = jnp.full((batch,), count) if blocks is None else blocks

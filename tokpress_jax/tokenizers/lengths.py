@@ -253,6 +253,29 @@ class Halting:
     )
 
 
+def check_policy(policy: Any) -> Policy:
+  """A length policy as it was given; all tokens for None.
+
+  Raises:
+    UserError: if it is none: numbers are told which policy they belong to.
+  """
+  if policy is None:
+    return Fixed()
+  if callable(getattr(policy, 'lengths', None)) and not isinstance(
+    policy, type
+  ):
+    return policy
+  hint = ''
+  if isinstance(policy, int | np.integer) and not isinstance(policy, bool):
+    hint = f'; give Fixed(tokens={int(policy)}) for so many tokens'
+  elif isinstance(policy, float | np.floating):
+    hint = f'; give Quality(target=...) or Halting(target={float(policy)})'
+  raise errors.UserError(
+    'a length policy is Fixed, Prefix, Quality or Halting of '
+    f'tokenizers.lengths, got {policy!r}{hint}'
+  )
+
+
 def check_target(target: Any, batch: int, bins: tuple[float, ...]) -> None:
   """Refuses a loss that cannot be asked for.
 

@@ -1,14 +1,11 @@
 """Pruners before a language model against loops, one row at a time."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from padded import Parts
 
-from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import before_llm
 from tokpress_jax.types import Ratio, Signals, Tap, Tokens
 
@@ -135,17 +132,3 @@ def test_rows_equal_the_loop_and_ignore_padding(name):
     return sorted(ORACLES[name](row, len(row['x']) // 2))
 
   PARTS.check(name, oracle)
-
-
-def test_settings_are_checked():
-  refuse = functools.partial(pytest.raises, UserError)
-  with refuse(match='at least one layer'):
-    before_llm.VTCCLS(layers=())
-  with refuse(match=r'share lies in 0 to 1, got 1\.5'):
-    before_llm.HiPrune(share=1.5)
-  with refuse(match='share lies in 0 to 1'):
-    before_llm.VisPruner(share=-1)
-  with refuse(match='balance lies in 0 to 1'):
-    before_llm.IDPruner(balance=2)
-  with refuse(match='got 0 and 4'):
-    before_llm.DART(image_pivots=0)

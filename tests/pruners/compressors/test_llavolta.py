@@ -103,5 +103,5 @@ def test_what_cannot_be_is_refused():
     compressors.Curriculum(layers=(2, 2))
   with pytest.raises(UserError, match='12 slots has no 2 images of 8'):
     compressors.LLaVolta(stride=4, length=8, images=2)(row())
-  with pytest.raises(UserError, match="got 'half'"):
+  with pytest.raises(UserError, match="unknown averaging 'half'"):
     compressors.LLaVolta(averaging='half')

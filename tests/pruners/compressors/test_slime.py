@@ -131,7 +131,7 @@ def test_from_crops_to_what_a_text_keeps():
 
 
 def test_what_does_not_fit_is_refused():
-  with pytest.raises(UserError, match=r'mass=1\.5'):
+  with pytest.raises(UserError, match=r'mass lies in 1e-06 to 1, got 1\.5'):
     compressors.SliME(mass=1.5)
   with pytest.raises(UserError, match=r"'text'.* are needed"):
     compressors.SliME()(tokens_of([SLOTS]))

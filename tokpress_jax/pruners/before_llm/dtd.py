@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import base, budgets, frames, scores, selectors
+from tokpress_jax.pruners import (
+  base,
+  budgets,
+  checks,
+  frames,
+  scores,
+  selectors,
+)
 from tokpress_jax.pruners import positions as positions_lib
 from tokpress_jax.types import Ratio, Reduction, Signals, Tokens
 
@@ -34,10 +40,7 @@ class DTD(base.Pruner):
   positions: positions_lib.Policy = 'keep'
   threshold: float = 0.5
 
-  def __post_init__(self):
-    super().__post_init__()
-    if not -1 <= self.threshold <= 1:
-      raise UserError(f'a cosine lies in -1 to 1, got {self.threshold}')
+  ranges: ClassVar[checks.Ranges] = (('threshold', -1, 1),)
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Compares frames."""

@@ -15,6 +15,7 @@ from tokpress_jax.pruners import (
   allocators,
   base,
   budgets,
+  checks,
   crop_layouts,
   scores,
   selectors,
@@ -49,6 +50,7 @@ class GlobalCom2(base.Pruner):
   temperature: float = 10.0
 
   needs: ClassVar[base.Needs] = frozenset({_LOGITS})
+  ranges: ClassVar[checks.Ranges] = (('temperature', 1e-06, None),)
 
   def __post_init__(self):
     super().__post_init__()
@@ -94,6 +96,7 @@ class GlobalCom2(base.Pruner):
     )
     slots = owner.shape[1]
     order = jnp.where(first, by_score, slots + crop_layouts.image_order(tokens))
+    order = jnp.where(tokens.protected, jnp.arange(slots)[None] - slots, order)
     return selectors.selection(
       tokens,
       kept,

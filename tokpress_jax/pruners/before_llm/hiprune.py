@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import ClassVar
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import base, budgets, scores, selecting, selectors
+from tokpress_jax.pruners import (
+  base,
+  budgets,
+  checks,
+  scores,
+  selecting,
+  selectors,
+)
 from tokpress_jax.pruners import positions as positions_lib
 from tokpress_jax.types import Array, Signals, Tap, Tokens
 
@@ -38,10 +46,10 @@ class HiPrune(selecting.Selecting):
   width: int | None = None
   edges: selectors.Edges = 'clamp'
 
-  def __post_init__(self):
-    super().__post_init__()
-    if not 0 <= self.share <= 1:
-      raise UserError(f'share lies in 0 to 1, got {self.share}')
+  ranges: ClassVar[checks.Ranges] = (
+    ('share', 0, 1),
+    ('width', 1, None),
+  )
 
   @property
   def needs(self) -> base.Needs:  # type: ignore[override]

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import (
   allocators,
   base,
   budgets,
+  checks,
   crop_layouts,
   scores,
   selectors,
@@ -52,11 +52,7 @@ class HiRED(base.Pruner):
   split: Literal['raster', 'blocks'] = 'raster'
 
   needs: ClassVar[base.Needs] = frozenset({_FIRST, _LAST})
-
-  def __post_init__(self):
-    super().__post_init__()
-    if not 0 <= self.alpha <= 1:
-      raise UserError(f'alpha lies in 0 to 1, got {self.alpha}')
+  ranges: ClassVar[checks.Ranges] = (('alpha', 0, 1),)
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Allocates by the first layer, selects by the last but one."""

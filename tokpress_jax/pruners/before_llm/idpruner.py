@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import (
   base,
   budgets,
+  checks,
   scores,
   selecting,
   selectors,
@@ -33,11 +33,10 @@ class IDPruner(selecting.Selecting):
   at_once: int = 1
 
   needs: ClassVar[base.Needs] = frozenset({'importance'})
-
-  def __post_init__(self):
-    super().__post_init__()
-    if not 0 <= self.balance <= 1:
-      raise UserError(f'balance lies in 0 to 1, got {self.balance}')
+  ranges: ClassVar[checks.Ranges] = (
+    ('balance', 0, 1),
+    ('at_once', 1, None),
+  )
 
   def select(
     self, tokens: Tokens, signals: Signals, *, count: Array, limit: int

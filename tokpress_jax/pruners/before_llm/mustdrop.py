@@ -13,8 +13,14 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import base, budgets, mergers, scores, selectors
+from tokpress_jax.pruners import (
+  base,
+  budgets,
+  checks,
+  mergers,
+  scores,
+  selectors,
+)
 from tokpress_jax.types import Array, Ratio, Reduction, Signals, Tokens
 
 
@@ -42,11 +48,7 @@ class MustDrop(base.Pruner):
   threshold: float = 0.8
 
   mode: ClassVar = 'mass'
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.window < 2:
-      raise UserError(f'a window has a side of at least 2, got {self.window}')
+  ranges: ClassVar[checks.Ranges] = (('window', 2, None),)
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Merges windows."""

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any, ClassVar, Literal
 
 from tokpress_jax.nn.positions import split_sections
-from tokpress_jax.pruners import base, budgets, mergers
+from tokpress_jax.pruners import base, budgets, checks, mergers
 from tokpress_jax.pruners import positions as positions_lib
 from tokpress_jax.types import Ratio, Reduction, Signals, Tokens
 
@@ -43,6 +43,7 @@ class PPE(base.Pruner):
   order: Literal['position', 'score'] = 'score'
 
   mode: ClassVar = 'mean'
+  ranges: ClassVar[checks.Ranges] = (('neighbours', 1, None),)
 
   def __post_init__(self):
     super().__post_init__()

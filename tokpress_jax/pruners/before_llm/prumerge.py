@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import (
   base,
   budgets,
+  checks,
   mergers,
   scores,
   selectors,
@@ -53,6 +53,7 @@ class PruMerge(base.Pruner):
 
   needs: ClassVar[base.Needs] = frozenset({_LOGITS, _KEYS})
   mode: ClassVar = 'sum'
+  ranges: ClassVar[checks.Ranges] = (('neighbours', 1, None),)
 
   def select(self, tokens: Tokens, attention: Array) -> tuple[Array, Array]:
     """Outliers: kept [B, N] bool, and rank int32 [B, N]."""
@@ -105,10 +106,10 @@ class PruMergePlus(PruMerge):
   budget: budgets.Budget = 67
   step: int = 11
 
-  def __post_init__(self):
-    super().__post_init__()
-    if self.step < 1:
-      raise UserError(f'a step is at least 1, got {self.step}')
+  ranges: ClassVar[checks.Ranges] = (
+    ('step', 1, None),
+    ('neighbours', 1, None),
+  )
 
   def select(self, tokens: Tokens, attention: Array) -> tuple[Array, Array]:
     """Top attention, then a stride."""

@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
+from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import (
   base,
   budgets,
+  checks,
   mergers,
   scores,
   selectors,
@@ -63,6 +65,15 @@ class Recoverable(base.Pruner):
 
   needs: ClassVar[base.Needs] = frozenset({_LOGITS, _KEYS, 'importance'})
   mode: ClassVar = 'sum'
+  ranges: ClassVar[checks.Ranges] = (('neighbours', 1, None),)
+
+  def __post_init__(self):
+    super().__post_init__()
+    if min(self.outlier_neighbours) < 1:
+      raise UserError(
+        'a local outlier factor has at least 1 neighbour, got '
+        f'outlier_neighbours={self.outlier_neighbours}'
+      )
 
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Three steps of outliers, then merging."""

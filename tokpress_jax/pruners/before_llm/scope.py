@@ -8,6 +8,7 @@ from typing import ClassVar
 from tokpress_jax.pruners import (
   base,
   budgets,
+  checks,
   scores,
   selecting,
   selectors,
@@ -32,6 +33,7 @@ class SCOPE(selecting.Selecting):
   alpha: float = 1.0
 
   needs: ClassVar[base.Needs] = frozenset({_ATTENTION})
+  ranges: ClassVar[checks.Ranges] = (('alpha', 0, None),)
 
   def select(
     self, tokens: Tokens, signals: Signals, *, count: Array, limit: int

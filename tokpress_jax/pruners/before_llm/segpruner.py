@@ -14,6 +14,7 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import (
   base,
   budgets,
+  checks,
   scores,
   selecting,
   selectors,
@@ -50,13 +51,10 @@ class SeGPruner(selecting.Selecting):
   mix: float = 0.5
 
   needs: ClassVar[base.Needs] = frozenset({_ATTENTION})
-
-  def __post_init__(self):
-    super().__post_init__()
-    if not (0 <= self.share <= 1 and 0 <= self.mix <= 1):
-      raise UserError(
-        f'share and mix lie in 0 to 1, got {self.share} and {self.mix}'
-      )
+  ranges: ClassVar[checks.Ranges] = (
+    ('share', 0, 1),
+    ('mix', 0, 1),
+  )
 
   def select(
     self, tokens: Tokens, signals: Signals, *, count: Array, limit: int

@@ -6,13 +6,14 @@ Written from what reviews say of it: no code is public.
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 
-from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import (
   base,
   budgets,
+  checks,
   scores,
   selecting,
   selectors,
@@ -52,12 +53,10 @@ class TokenCorr(selecting.Selecting):
   local: int = -8
   global_: int = -2
 
-  def __post_init__(self):
-    super().__post_init__()
-    if self.repeats < 1:
-      raise UserError(
-        f'at least 1 repetition makes a patch redundant, got {self.repeats}'
-      )
+  ranges: ClassVar[checks.Ranges] = (
+    ('similarity', -1, 1),
+    ('repeats', 1, None),
+  )
 
   @property
   def needs(self) -> base.Needs:  # type: ignore[override]

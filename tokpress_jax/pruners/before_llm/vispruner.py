@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import (
   base,
   budgets,
+  checks,
   scores,
   selecting,
   selectors,
@@ -35,11 +35,10 @@ class VisPruner(selecting.Selecting):
   at_once: int = 8
 
   needs: ClassVar[base.Needs] = frozenset({_ATTENTION})
-
-  def __post_init__(self):
-    super().__post_init__()
-    if not 0 <= self.share <= 1:
-      raise UserError(f'share lies in 0 to 1, got {self.share}')
+  ranges: ClassVar[checks.Ranges] = (
+    ('share', 0, 1),
+    ('at_once', 1, None),
+  )
 
   def select(
     self, tokens: Tokens, signals: Signals, *, count: Array, limit: int

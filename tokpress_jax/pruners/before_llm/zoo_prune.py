@@ -10,9 +10,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import ClassVar
 
+from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import (
   base,
   budgets,
+  checks,
   scores,
   selecting,
   selectors,
@@ -44,6 +46,18 @@ class ZOOPrune(selecting.Selecting):
   step: float = 0.01
 
   needs: ClassVar[base.Needs] = frozenset({'rng'})
+  ranges: ClassVar[checks.Ranges] = (
+    ('directions', 1, None),
+    ('step', 1e-06, None),
+  )
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not callable(self.project):
+      raise UserError(
+        'project is the projector, a function of [B, N, D], got '
+        f'{self.project!r}'
+      )
 
   def select(
     self, tokens: Tokens, signals: Signals, *, count: Array, limit: int

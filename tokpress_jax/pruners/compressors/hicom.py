@@ -30,8 +30,9 @@ from typing import Any, ClassVar, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from tokpress_jax import arrays
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners.compressors import base, parts
+from tokpress_jax.pruners.compressors import base, parts, refusals
 from tokpress_jax.types import Array
 
 Kind = Literal['off', 'direct', 'coarse', 'fine']
@@ -101,6 +102,11 @@ class Guide(nn.Module):
       UserError: if the kind is unknown, or its text is not given.
     """
     if self.kind == 'off':
+      if text is not None:
+        raise UserError(
+          "the guide 'off' reads no text; leave it out, or take 'direct', "
+          "'coarse' or 'fine'"
+        )
       return query
     if self.kind not in ('direct', 'coarse', 'fine'):
       raise UserError(
@@ -108,13 +114,15 @@ class Guide(nn.Module):
       )
     rank = 3 if self.kind == 'fine' else 2
     ends = (len(query), self.text)
-    got = () if text is None else text.shape
-    if text is None or len(got) != rank or (got[0], got[-1]) != ends:
+    got = arrays.shape_of(text)
+    if len(got) != rank or (got[0], got[-1]) != ends:
       need = '[B, M, E], the words' if rank == 3 else '[B, E], pooled'
       raise UserError(
         f'the guide {self.kind!r} reads a text of {need}, with B={ends[0]} and '
-        f'E={ends[1]}, got {got or None}'
+        f'E={ends[1]}, got {got or text!r}'
       )
+    assert text is not None
+    self._check_words(text, text_valid)
     text = text[:, None] if rank == 2 else text
     if self.text != self.width:
       widths = (self.width,) * 2
@@ -131,6 +139,19 @@ class Guide(nn.Module):
     both = parts.Projector(widths, dtype=self.dtype, name='modulation')(text)
     scale, shift = jnp.split(both, 2, axis=-1)
     return norm(query * (1 + scale) + shift)
+
+  def _check_words(self, text: Array, there: Array | None) -> None:
+    """Refuses a mask that is not of the words; outside of `jit`, no words."""
+    if there is None:
+      return
+    if self.kind != 'fine' or arrays.shape_of(there) != text.shape[:2]:
+      raise UserError(
+        "text_valid is of the words [B, M, E] of the guide 'fine', bool [B, M];"
+        f' got {arrays.said(there)} for a text of {text.shape} and the guide '
+        f'{self.kind!r}'
+      )
+    if bad := arrays.rows_that(lambda y: ~y.any(axis=1), there):
+      raise UserError(f'text_valid of rows {bad} has no word')
 
 
 class HICom(base.Compressor):
@@ -166,9 +187,9 @@ class HICom(base.Compressor):
     words = (1,) if self.guide == 'fine' else ()
     return super().inputs | {'text': (*words, self.text)}
 
-  def check(self, x: Array) -> None:
+  def check(self, x: Array, mask: Array | None) -> None:
     """Refuses tokens that are not the grid, and what cannot be adapted."""
-    parts.check_grid(x, self.grid, self.width)
+    refusals.check_inputs(x, self.grid, width=self.width, mask=mask)
     if unknown := set(self.adapt) - set(self.adaptable):
       raise UserError(
         f'{", ".join(map(repr, self.adaptable))} can be adapted here, got '

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from tokpress_jax.pruners.compressors import base, parts
+from tokpress_jax.pruners.compressors import base, parts, refusals
 from tokpress_jax.pruners.compressors.hicom import Grid, HICom, Kind
 from tokpress_jax.types import Array
 
@@ -36,6 +36,7 @@ class HIComGlobal(HICom):
   guide: Kind = 'coarse'
 
   @nn.compact
+  @refusals.refusing
   def __call__(
     self,
     x: Array,
@@ -60,7 +61,7 @@ class HIComGlobal(HICom):
     Raises:
       UserError: if x is not the grid, or the text does not fit the guide.
     """
-    self.check(x)
+    self.check(x, mask)
     query = self.param(
       'query', nn.initializers.zeros, (self.queries, self.width)
     )

@@ -17,9 +17,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from tokpress_jax import arrays
+from tokpress_jax.errors import UserError
 from tokpress_jax.nn import l2_normalize
 from tokpress_jax.nn.resize import resize_matrix
-from tokpress_jax.pruners.compressors import base, parts
+from tokpress_jax.pruners.compressors import base, parts, refusals
 from tokpress_jax.pruners.compressors.hicom import Adapted, Grid, HICom
 from tokpress_jax.types import Array
 
@@ -54,6 +56,7 @@ class HIComLocal(HICom):
     return frames, rows, columns
 
   @nn.compact
+  @refusals.refusing
   def __call__(
     self,
     x: Array,
@@ -82,13 +85,18 @@ class HIComLocal(HICom):
     Raises:
       UserError: if x is not the grid, or the text does not fit the guide.
     """
-    self.check(x)
+    self.check(x, mask)
 
     def adapted(part: str, y: Array, depth: int = 2) -> Array:
       if part not in self.adapt:
         return y
       return Adapted(depth, dtype=self.dtype, name=f'adapt_{part}')(y)
 
+    if joint is not None and arrays.shape_of(joint) != x.shape:
+      raise UserError(
+        f'joint holds keys of the same tokens, {x.shape}, got '
+        f'{arrays.said(joint)}'
+      )
     unit = joint is not None and logit_scale is not None
     keys = x if joint is None else joint
     if unit:

@@ -21,9 +21,10 @@ import dataclasses
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
+import numpy as np
 
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import base, reduction
+from tokpress_jax.pruners import base, checks, reduction
 from tokpress_jax.pruners import positions as positions_lib
 from tokpress_jax.pruners.mergers.windows import windows
 from tokpress_jax.types import VISION, Array, Reduction, Signals, Tokens
@@ -45,6 +46,7 @@ class Curriculum:
   until: tuple[int, ...] = (1300, 2600, 3900)
 
   def __post_init__(self):
+    checks.refuse('this curriculum', checks.field_causes(self))
     stages = len(self.strides)
     same = len(self.layers) == stages == len(self.until) + 1
     if not same or list(self.until) != sorted(set(self.until)):
@@ -62,6 +64,8 @@ class Curriculum:
     has one step more than its script says. It counts forward passes, so that
     accumulated gradients count as several steps.
     """
+    if not isinstance(step, int | np.integer):
+      raise UserError(f'a step is a static whole number, got {step!r}')
     stage = sum(step > last for last in self.until)
     return self.strides[stage], self.layers[stage]
 
@@ -83,17 +87,14 @@ class LLaVolta:
   averaging: Literal['mean', 'truncated'] = 'mean'
 
   needs: ClassVar[base.Needs] = frozenset()
+  ranges: ClassVar[checks.Ranges] = (
+    ('stride', 1, None),
+    ('length', 1, None),
+    ('images', 1, None),
+  )
 
   def __post_init__(self):
-    if min(self.stride, self.length, self.images) < 1:
-      raise UserError(
-        f'stride={self.stride}, length={self.length} and images={self.images} '
-        'are 1 or more'
-      )
-    if self.averaging not in ('mean', 'truncated'):
-      raise UserError(
-        f"averaging is 'mean' or 'truncated', got {self.averaging!r}"
-      )
+    checks.refuse('LLaVolta', checks.field_causes(self))
 
   def plan(
     self, tokens: Tokens, signals: Signals | None = None, state: Any = None

@@ -27,7 +27,7 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import base as pruner_base
 from tokpress_jax.pruners import budgets, reduction
 from tokpress_jax.pruners import positions as positions_lib
-from tokpress_jax.pruners.compressors import base, parts
+from tokpress_jax.pruners.compressors import base, parts, refusals
 from tokpress_jax.pruners.mergers.windows import windows
 from tokpress_jax.types import Array, Reduction, Signals, Tokens
 
@@ -50,11 +50,11 @@ def nested_pool(
   Raises:
     UserError: if x is not a grid, or a number does not fit.
   """
-  parts.check_grid(x, grid)
+  refusals.check_inputs(x, grid)
   out = []
   for scale in scales:
     side = _side(x.shape[1], scale)
-    rows, columns = parts.check_divides(grid, side)
+    rows, columns = refusals.check_divides(grid, side)
     y = x.astype(jnp.float32)
     y = y.reshape(x.shape[0], rows, side, columns, side, -1)
     y = y.mean(axis=(2, 4)).reshape(x.shape[0], scale, -1)
@@ -115,7 +115,7 @@ class M3Projector(base.Compressor):
     Raises:
       UserError: if x is not the grid, or K does not fit.
     """
-    parts.check_grid(x, self.grid, self.width)
+    refusals.check_inputs(x, self.grid, width=self.width)
     x = parts.project(x, self.out, self.dtype)
     if count is None:
       return x
@@ -152,7 +152,8 @@ class M3(pruner_base.Pruner):
 
 def _side(tokens: int, scale: int) -> int:
   """The side of a window."""
-  side = math.isqrt(tokens // scale) if scale > 0 else 0
+  whole = isinstance(scale, int) and scale > 0
+  side = math.isqrt(tokens // scale) if whole else 0
   if side * side * scale != tokens:
     raise UserError(
       f'{tokens} tokens do not become {scale} by windows of equal sides; of '

@@ -21,8 +21,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tokpress_jax import arrays
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners.compressors import base, parts
+from tokpress_jax.pruners.compressors import base, parts, refusals
 from tokpress_jax.types import Array
 
 
@@ -36,7 +37,15 @@ def random_prefix(rng: Array, *, queries: int = 256, step: int = 2) -> Array:
 
   Returns:
     bool [K].
+
+  Raises:
+    UserError: without a key, or if there are fewer queries than a step.
   """
+  if not arrays.is_key(rng) or not 1 <= step <= queries:
+    raise UserError(
+      f'a prefix is drawn with a typed key, of a step of 1 to {queries}; got '
+      f'rng {arrays.said(rng)} and step={step}'
+    )
   number = step * jax.random.randint(rng, (), 1, queries // step + 1)
   return jnp.arange(queries) < number
 
@@ -61,6 +70,7 @@ class MQT(base.Compressor):
   dtype: Any = jnp.float32
 
   @nn.compact
+  @refusals.refusing
   def __call__(
     self, x: Array, *, count: int | None = None, mask: Array | None = None
   ) -> Array:
@@ -78,12 +88,15 @@ class MQT(base.Compressor):
     Raises:
       UserError: if x is not the grid, or there are not so many queries.
     """
-    parts.check_grid(x, self.grid, self.width)
+    refusals.check_inputs(x, self.grid, width=self.width, mask=mask)
     square = (self.side, self.side)
     total = self.side**2
     count = total if count is None else count
-    if not 1 <= count <= total:
-      raise UserError(f'there are 1 to {total} queries, got count={count}')
+    if not isinstance(count, int) or not 1 <= count <= total:
+      raise UserError(
+        f'there are 1 to {total} queries, got count={count!r}; give a static '
+        'whole number'
+      )
     norm = lambda name: parts.norm(self.dtype, name)
     query = self.param('query', parts.INIT, (total, self.width))
     codes = parts.codes(square, self.width)

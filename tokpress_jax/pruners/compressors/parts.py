@@ -192,48 +192,6 @@ def grid_regions(grid: tuple[int, ...], sizes: tuple[int, ...]) -> np.ndarray:
   return index.transpose(axes).reshape(number, -1)
 
 
-def check_grid(
-  x: Array, grid: tuple[int, ...], width: int | None = None
-) -> None:
-  """Refuses tokens that are not [B, N, D] of a grid.
-
-  Args:
-    x: the tokens.
-    grid: its sizes.
-    width: D; any if None.
-
-  Raises:
-    UserError: if they are not.
-  """
-  number = math.prod(grid)
-  fits = x.ndim == 3 and x.shape[1] == number
-  if not fits or width not in (None, x.shape[-1]):
-    raise UserError(
-      f'a grid of {grid} has {number} tokens: expected [B, {number}, '
-      f'{width or "D"}], got {x.shape}; set `grid` and the features, and leave '
-      'class tokens out'
-    )
-
-
-def check_text(x: Array, rows: int, width: int) -> None:
-  """Refuses texts that are not [B, E], one for each row of tokens."""
-  if x.shape != (rows, width):
-    raise UserError(
-      f'expected one text of [{rows}, {width}] for each image, got {x.shape}; '
-      'repeat it for the crops of an image'
-    )
-
-
-def check_divides(grid: tuple[int, int], stride: int) -> tuple[int, int]:
-  """The grid of windows of `stride` x `stride`, if they tile it."""
-  if stride < 1 or any(n % stride for n in grid):
-    raise UserError(
-      f'windows of {stride} x {stride} do not tile a grid of {grid}; take a '
-      'divisor of both sides'
-    )
-  return grid[0] // stride, grid[1] // stride
-
-
 def codes(grid: tuple[int, int], width: int) -> Array:
   """Sin-cos codes of a grid, columns first: float32 [N, D].
 
@@ -302,9 +260,15 @@ def as_tokens(
     Tokens, of which each stands for N / K others.
 
   Raises:
-    UserError: if the new grid has not K places.
+    UserError: if the new grid has not K places, or a shape does not fit.
   """
+  if features.ndim != 3:
+    raise UserError(f'new tokens are [B, K, D], got {features.shape}')
   batch, number, _ = features.shape
+  if valid is not None and valid.shape not in ((batch,), (batch, number)):
+    raise UserError(
+      f'valid must be bool [{batch}] or [{batch}, {number}], got {valid.shape}'
+    )
   if new_grid is None:
     at: Any = np.arange(number, dtype=np.float32)[:, None]
   else:

@@ -22,7 +22,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tokpress_jax.pruners.compressors import base, parts
+from tokpress_jax.pruners.compressors import base, parts, refusals
 from tokpress_jax.types import Array
 
 
@@ -57,6 +57,7 @@ class QueCC(base.Compressor):
     return super().inputs | {'levels': levels, 'text': (self.text,)}
 
   @nn.compact
+  @refusals.refusing
   def __call__(
     self, x: Array, levels: Array, text: Array, *, mask: Array | None = None
   ) -> Array:
@@ -67,8 +68,8 @@ class QueCC(base.Compressor):
       levels: [B, N, J], layers joined along the features.
       text: [B, E], the question's embedding: the language model's last hidden
         state at its end.
-      mask: bool [B, N], the image's tokens that may be attended to; all if
-        None.
+      mask: bool [B, N], the levels that may be attended to; all if None. x
+        counts everywhere.
 
     Returns:
       [B, K, D] or [B, K, F] in raster order.
@@ -77,10 +78,16 @@ class QueCC(base.Compressor):
       UserError: if x or levels is not the grid, s does not divide it, or text
         is not [B, E].
     """
-    parts.check_grid(x, self.grid, self.width)
-    parts.check_grid(levels, self.grid, self.joined)
-    parts.check_divides(self.grid, self.stride)
-    parts.check_text(text, len(x), self.text)
+    refusals.check_inputs(
+      x,
+      self.grid,
+      width=self.width,
+      levels=levels,
+      joined=self.joined,
+      mask=mask,
+    )
+    refusals.check_divides(self.grid, self.stride)
+    refusals.check_text(text, len(x), self.text)
 
     def project(name: str, y: Array) -> Array:
       layers = parts.Projector((self.width,) * 2, dtype=self.dtype, name=name)

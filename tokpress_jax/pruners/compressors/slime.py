@@ -18,17 +18,16 @@ features, F features out.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import base as pruner_base
-from tokpress_jax.pruners import budgets, scores, selecting
+from tokpress_jax.pruners import budgets, checks, scores, selecting
 from tokpress_jax.pruners import positions as positions_lib
-from tokpress_jax.pruners.compressors import base, parts
+from tokpress_jax.pruners.compressors import base, parts, refusals
 from tokpress_jax.pruners.scores.attention import masked_softmax
 from tokpress_jax.pruners.scores.fixed import place
 from tokpress_jax.pruners.selectors import top, top_mass
@@ -58,6 +57,7 @@ class SliMEResampler(base.Compressor):
   dtype: Any = jnp.float32
 
   @nn.compact
+  @refusals.refusing
   def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
     """Makes tokens.
 
@@ -71,7 +71,7 @@ class SliMEResampler(base.Compressor):
     Raises:
       UserError: if x is not the grid.
     """
-    parts.check_grid(x, self.grid, self.width)
+    refusals.check_inputs(x, self.grid, width=self.width, mask=mask)
     square = (self.side, self.side)
     norm = lambda name: parts.norm(self.dtype, name)
     query = self.param('query', parts.INIT, (self.side**2, self.width))
@@ -108,14 +108,11 @@ class SliME(selecting.Selecting):
   temperature: float = 1.0
   noise: float = 0.0
 
-  def __post_init__(self):
-    super().__post_init__()
-    if not 0 < self.mass <= 1 or self.temperature <= 0 or self.noise < 0:
-      raise UserError(
-        'SliME takes 0 < mass <= 1, temperature > 0 and noise >= 0, got '
-        f'mass={self.mass}, temperature={self.temperature} and '
-        f'noise={self.noise}'
-      )
+  ranges: ClassVar[checks.Ranges] = (
+    ('mass', 1e-6, 1),
+    ('temperature', 1e-6, None),
+    ('noise', 0, None),
+  )
 
   @property
   def needs(self) -> pruner_base.Needs:  # type: ignore[override]

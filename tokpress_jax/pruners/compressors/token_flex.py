@@ -27,10 +27,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokpress_jax import arrays
 from tokpress_jax.errors import UserError
 from tokpress_jax.nn import LayerNorm
 from tokpress_jax.nn.resize import resize_matrix
-from tokpress_jax.pruners.compressors import base, parts
+from tokpress_jax.pruners.compressors import base, parts, refusals
 from tokpress_jax.types import Array
 
 Pooling = Literal['resized', 'adaptive']
@@ -59,6 +60,7 @@ class TokenFLEX(base.Compressor):
   pooling: Pooling = 'resized'
   dtype: Any = jnp.float32
 
+  @refusals.refusing
   def __call__(self, x: Array, *, side: int | None = None) -> Array:
     """Makes a static number of tokens.
 
@@ -89,6 +91,11 @@ class TokenFLEX(base.Compressor):
       [B, K, F] and which are valid, bool [B, K], at the largest K.
     """
     self._check(x)
+    if not jnp.issubdtype(jnp.asarray(choice).dtype, jnp.integer):
+      raise UserError(
+        f'choice is the place of a side in sides={self.sides}, int32 [B] or '
+        f'[], got {arrays.said(choice)}'
+      )
     most = max(self.sides) ** 2
     each = [
       pooling_matrix(self.grid, side, method=self.pooling)
@@ -102,12 +109,14 @@ class TokenFLEX(base.Compressor):
 
   def draw(self, rng: Array) -> Array:
     """One of the sides by its weight, for a step: its place, int32 []."""
+    if not arrays.is_key(rng):
+      raise UserError(f'rng must be a typed key, got {arrays.said(rng)}')
     share = jnp.asarray(self.weights, jnp.float32)
     return jax.random.categorical(rng, jnp.log(share)).astype(jnp.int32)
 
   def _check(self, x: Array) -> None:
     """Refuses sizes that do not fit."""
-    parts.check_grid(x, self.grid, self.width)
+    refusals.check_inputs(x, self.grid, width=self.width)
     if len(self.sides) != len(self.weights) or min(self.sides) < 1:
       raise UserError(
         f'sides={self.sides} must be 1 or more, with as many weights, got '
@@ -115,6 +124,7 @@ class TokenFLEX(base.Compressor):
       )
 
   @nn.compact
+  @refusals.refusing
   def _project(self, x: Array) -> Array:
     hidden = self.ratio * x.shape[-1]
     dense = lambda n, name: parts.dense(n, self.dtype, name)
@@ -139,8 +149,10 @@ def pooling_matrix(
       i n / side, rounded down, to (i + 1) n / side, rounded up.
 
   Raises:
-    UserError: if the method is unknown.
+    UserError: if the method is unknown, or there is no such side.
   """
+  if not isinstance(side, int) or side < 1:
+    raise UserError(f'a side is a whole number from 1 on, got {side!r}')
   if method not in ('resized', 'adaptive'):
     raise UserError(f"pooling is 'resized' or 'adaptive', got {method!r}")
 

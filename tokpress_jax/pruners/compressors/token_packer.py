@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tokpress_jax.nn.resize import resize
-from tokpress_jax.pruners.compressors import base, parts
+from tokpress_jax.pruners.compressors import base, parts, refusals
 from tokpress_jax.types import Array
 
 
@@ -52,6 +52,7 @@ class TokenPacker(base.Compressor):
     return super().inputs | {'levels': (math.prod(self.grid), self.joined)}
 
   @nn.compact
+  @refusals.refusing
   def __call__(
     self, x: Array, levels: Array, *, mask: Array | None = None
   ) -> Array:
@@ -61,8 +62,8 @@ class TokenPacker(base.Compressor):
       x: [B, N, D], of the tower's last layer but one.
       levels: [B, N, J], layers joined along the features: 12, 16, 22 and 23 of
         24 in the released models.
-      mask: bool [B, N], the image's tokens that may be attended to; all if
-        None.
+      mask: bool [B, N], the levels that may be attended to; all if None. x
+        counts everywhere.
 
     Returns:
       [B, K, F] in raster order.
@@ -70,9 +71,15 @@ class TokenPacker(base.Compressor):
     Raises:
       UserError: if x or levels is not the grid, or s does not divide it.
     """
-    parts.check_grid(x, self.grid, self.width)
-    parts.check_grid(levels, self.grid, self.joined)
-    small = parts.check_divides(self.grid, self.stride)
+    refusals.check_inputs(
+      x,
+      self.grid,
+      width=self.width,
+      levels=levels,
+      joined=self.joined,
+      mask=mask,
+    )
+    small = refusals.check_divides(self.grid, self.stride)
     norm = lambda name: parts.norm(self.dtype, name)
 
     def project(name: str) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from tokpress_jax.errors import UserError
 from tokpress_jax.nn.norms import l2_normalize
 from tokpress_jax.pruners.mergers.grouped import grouped
 from tokpress_jax.types import Array, Reduction, Tokens
@@ -47,17 +48,17 @@ def windows(
     The reduction, a window's representative its first token, slot order kept.
 
   Raises:
-    ValueError: if the axes do not agree, or a threshold has no metric.
+    UserError: if the axes do not agree, or a threshold has no metric.
   """
   if coordinates is None:
     coordinates = tokens.positions
   if coordinates.shape[-1] != len(size):
-    raise ValueError(
+    raise UserError(
       f'windows of {len(size)} axes {size} need coordinates of as many, got '
       f'{coordinates.shape}; give one size per axis'
     )
   if threshold is not None and metric is None:
-    raise ValueError('windows with a threshold need a metric to compare by')
+    raise UserError('windows with a threshold need a metric to compare by')
   free = tokens.valid & ~tokens.protected
   same = free[:, None] & free[:, :, None]
   same &= tokens.owner[:, None] == tokens.owner[:, :, None]
