@@ -15,6 +15,7 @@ Family = Literal[
   'generator',
   'model',
   'encoder',
+  'reader',
   'pruner',
   'task',
   'quantizer',
@@ -193,6 +194,12 @@ _ENTRIES = {
       paper='CLIP, arXiv:2103.00020; SigLIP, arXiv:2303.15343',
       evidence='official',
       licence='MIT',
+    ),
+    _row(
+      'reader',
+      'reader',
+      'models.reader_config:ReaderConfig',
+      evidence='behaviour',
     ),
     _row(
       'tome',
@@ -470,6 +477,7 @@ _ENTRIES = {
       'train.tasks.diffrate:DiffRateTask',
       paper='DiffRate, arXiv:2305.17997',
     ),
+    _row('compressor_task', 'task', 'train.tasks.compress:CompressorTask'),
   )
 }
 
@@ -533,7 +541,7 @@ def register(name: str, cls: type, *, family: Family, **facts: str) -> None:
 
 def list_models() -> tuple[Entry, ...]:
   """Returns all models by family, with paper and evidence."""
-  families = ('tokenizer', 'generator', 'model', 'encoder')
+  families = ('tokenizer', 'generator', 'model', 'encoder', 'reader')
   return tuple(e for e in _ENTRIES.values() if e.family in families)
 
 

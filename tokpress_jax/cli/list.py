@@ -10,7 +10,7 @@ from tokpress_jax import registry, released
 from tokpress_jax.errors import UserError
 
 _FAMILIES: dict[str, tuple[registry.Family, ...]] = {
-  'models': ('tokenizer', 'generator', 'model', 'encoder'),
+  'models': ('tokenizer', 'generator', 'model', 'encoder', 'reader'),
   'pruners': ('pruner',),
   'tasks': ('task',),
 }

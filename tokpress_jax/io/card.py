@@ -91,7 +91,8 @@ def _example(
       "codes = models.clip_codes(['a text'])",
       'model(codes).last  # float32 [1, M, D]',
     ]
-  size, channels = model['image_size'], model['channels']
+  seen = model['tower'] if family == 'reader' else model
+  size, channels = seen['image_size'], seen['channels']
   shape = f'[1, {size}, {size}, {channels}]'
   uses = ['model(batch).logits  # [1, classes]']
   if family == 'tokenizer':
