@@ -20,9 +20,9 @@ from tokpress_jax.io import export
 from tokpress_jax.models import CompressorConfig, ReaderConfig, ViTConfig
 from tokpress_jax.pruners.compressors import Curriculum, nested_loss
 from tokpress_jax.train import tree
+from tokpress_jax.train.checkpoint import Checkpoints
 from tokpress_jax.train.config import OptimConfig, TrainConfig
 from tokpress_jax.train.dry_run import dry_run
-from tokpress_jax.train.evaluate import evaluate
 from tokpress_jax.train.loop import fit
 from tokpress_jax.train.tasks import CompressorTask
 from tokpress_jax.train.tasks.compress import stage
@@ -166,11 +166,7 @@ def test_every_compressor_trains(tower, method):
   for i in range(3):
     params, state, metrics, gradient = update(params, state, jnp.int32(i))
     seen.append(metrics)
-    if not i:
-      # Everything that is trained has a gradient, once the heads are in use.
-      first = gradient
   assert len(traces) == 1
-  assert jax.tree.leaves(first['compressor'])
   for name, leaf in tree.named(gradient).items():
     assert np.isfinite(leaf).all(), name
   assert float(optax.tree_utils.tree_norm(gradient['compressor'])) > 0
@@ -193,7 +189,8 @@ def config_of(task, **train):
 
 
 def test_a_run_learns_resumes_and_leaves_the_tower_alone(tower, tmp_path):
-  config = config_of(task_of(tower), checkpoint_every=20, ema_decay=0.9)
+  task = task_of(tower, counts=(16, 4), shown=(9, 4))
+  config = config_of(task, checkpoint_every=20, ema_decay=0.9)
   devices = jax.devices()[:1]
   run = functools.partial(fit, devices=devices, data=DATA)
   half = dataclasses.replace(
@@ -206,26 +203,22 @@ def test_a_run_learns_resumes_and_leaves_the_tower_alone(tower, tmp_path):
   first = run(half, tmp_path / 'a')
   found = run(config, tmp_path / 'a')  # goes on
   whole = run(config, tmp_path / 'b')
-  drop = ('images_per_second', 'seconds')
-  same = lambda r: {
-    k: v for k, v in r.items() if not k.startswith(drop) and 'time' not in k
-  }
-  assert same(found) == same(whole)
-  assert found['loss'] < 0.5 * np.log(CLASSES) < first['loss'] + 1
+  rate = {'images_per_second': 0}
+  assert {**found, **rate} == {**whole, **rate}
+  assert found['loss'] < 0.5 * np.log(CLASSES) and first['loss'] > found['loss']
   # At each number of tokens, and what the same reader makes of pruned ones.
-  names = {f'eval/accuracy_{n}' for n in (16, 4, 1)}
-  names |= {f'eval/random_{n}' for n in (16, 9, 4, 1)}
-  assert names <= found.keys() and 'eval/accuracy_9' not in found
+  names = {f'eval/accuracy_{n}' for n in (16, 4)}
+  names |= {f'eval/{m}_{n}' for m in ('random', 'stride') for n in (16, 9, 4)}
+  assert names == {n for n in found if n.startswith('eval/')}
   assert found['eval/accuracy_16'] == found['eval/random_16'] > 0.8
-  again = evaluate(config, tmp_path / 'a', devices=devices, data=DATA)
-  assert again['accuracy_4'] == found['eval/accuracy_4']
-
-
-@functools.cache
-def read_of(task):
-  """Jitted, of variables, what is seen, and static options."""
-  names = ('count', 'before', 'method')
-  return jax.jit(task._read, static_argnames=names)
+  at = f'{tmp_path}/a/checkpoints'
+  with Checkpoints(at, read_only=True) as checkpoints:
+    state = checkpoints.load('variables').state['variables']
+  trained = tree.named(state['params']['tower'])
+  given = tree.named(load(tower).variables['params'])
+  assert len(trained) > 10
+  for name, x in trained.items():
+    np.testing.assert_array_equal(x, given[name], err_msg=name)
 
 
 def test_nested_training_is_m3s_loss(tower):
@@ -254,8 +247,7 @@ def test_nested_training_is_m3s_loss(tower):
         lambda y: answers(reader, y), x, grid=(4, 4), scales=(16, 4, 1)
       )
 
-    projected = lambda reader: total(reader)
-    return module.apply(variables, method=projected)
+    return module.apply(variables, method=total)
 
   np.testing.assert_allclose(loss, oracle(variables), rtol=1e-5)
   assert float(metrics['tokens']) == 7
@@ -340,8 +332,8 @@ def test_a_trained_reader_goes_with_its_tower(tower, tmp_path):
   again = load(tmp_path / 'm')
   assert again.module.config == task.model and again.spec.family == 'reader'
   images = jnp.asarray(step_batch(0)['image'] / 127.5 - 1, jnp.float32)
-  run = lambda model: model.module.apply(model.variables, images).logits
-  np.testing.assert_array_equal(run(again), run(model))
+  run = jax.jit(lambda v: model.module.apply(v, images).logits)
+  np.testing.assert_array_equal(run(again.variables), run(model.variables))
 
 
 def test_the_config_runs(tower, tmp_path):
@@ -380,7 +372,7 @@ def test_the_config_runs(tower, tmp_path):
     ({'counting': 'drawn', 'weights': (1.0,)}, 'weights=.*one for each'),
     (
       {'method': 'neighbours', 'curriculum': Curriculum()},
-      r'\(16, 0\)|stages \[\(2, 2\), \(2, 16\)\] do not fit 16 tokens',
+      r'stages \[\(8, 2\), \(2, 2\), \(2, 16\)\] do not fit 16 tokens',
     ),
   ],
 )
