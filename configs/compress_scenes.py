@@ -36,12 +36,12 @@ Accuracy on 2,048 held-out drawings (standard error 0.010):
 | M3, one model                | 0.759 |       | 0.750 |       | 0.740 | 0.744 |
 | its reader, random tokens    |       | 0.745 | 0.725 | 0.710 | 0.663 | 0.561 |
 
-M3's one model has what readers trained at one number alone have, 0.758 at 64
-and 0.757 at 16, and loses 0.015 down to a single token. A reader of all 64
+M3's one model is within the error of readers trained at one number alone, at 64
+and at 16, and loses at most 0.019 down to a single token. A reader of all 64
 loses 0.107 if they are pooled to 16, more than of random ones (0.060). MQT's
-one model loses 0.032 down to one token, which its training never draws, but
-is below the reader of all tokens by 0.028 everywhere or more; its own
-specialists were not trained. Of the first layer, pooling trained at 16 alone
+one model loses 0.032 down to one token, which its training never draws, but at
+64 it is 0.028 below the reader of all tokens; its own specialists were not
+trained. Of the first layer, pooling trained at 16 alone
 has 0.450, 0.705, 0.474 and 0.327 at 64, 16, 4 and 1 tokens, and its reader
 0.402 with 16 random ones. TokenFLEX, TokenPacker, LLaVolta and those that read
 a text have no numbers yet.
