@@ -18,7 +18,7 @@ def a_run(path, task, evaluated):
   (path / 'config.json').write_text(json.dumps(config_lib.to_json(config)))
   lines = [
     {'step': 2, 'loss': 1.0, 'accuracy': 0.9},
-    {'step': 2, 'eval/accuracy_4': 0.125},
+    {'step': 2, **{f'eval/{k}': 0.125 for k in evaluated}},
     {'step': 4, **{f'eval/{k}': v for k, v in evaluated.items()}},
   ]
   text = ''.join(f'{json.dumps(line)}\n' for line in lines)
