@@ -242,7 +242,7 @@ def test_nested_training_is_m3s_loss(tower):
       return losses.cross_entropy(logits, batch['label'])
 
     def total(reader):
-      x = reader.compressor._free(seen, 16)[0]
+      x = reader.compressor(seen, count=16)[0]  # as they are, projected
       return nested_loss(
         lambda y: answers(reader, y), x, grid=(4, 4), scales=(16, 4, 1)
       )
