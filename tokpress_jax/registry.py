@@ -16,6 +16,7 @@ Family = Literal[
   'model',
   'encoder',
   'compressor',
+  'reader',
   'pruner',
   'task',
   'quantizer',
@@ -258,6 +259,12 @@ _ENTRIES = {
       paper='HICom, arXiv:2503.16036',
       evidence='official',
       licence='Apache-2.0',
+    ),
+    _row(
+      'reader',
+      'reader',
+      'models.reader_config:ReaderConfig',
+      evidence='behaviour',
     ),
     _row(
       'tome',
@@ -535,6 +542,7 @@ _ENTRIES = {
       'train.tasks.diffrate:DiffRateTask',
       paper='DiffRate, arXiv:2305.17997',
     ),
+    _row('compressor_task', 'task', 'train.tasks.compress:CompressorTask'),
   )
 }
 
@@ -598,7 +606,14 @@ def register(name: str, cls: type, *, family: Family, **facts: str) -> None:
 
 def list_models() -> tuple[Entry, ...]:
   """Returns all models by family, with paper and evidence."""
-  families = ('tokenizer', 'generator', 'model', 'encoder', 'compressor')
+  families = (
+    'tokenizer',
+    'generator',
+    'model',
+    'encoder',
+    'compressor',
+    'reader',
+  )
   return tuple(e for e in _ENTRIES.values() if e.family in families)
 
 

@@ -332,8 +332,8 @@ class Spec:
 
   Attributes:
     name: its registry name.
-    family: 'tokenizer', 'generator', 'model', 'encoder' (of texts) or
-      'compressor'.
+    family: 'tokenizer', 'generator', 'model', 'encoder' (of texts),
+      'compressor' or 'reader' (of a tower's tokens).
     config: the frozen config that built it.
     source: the directory or hub name it came from.
     licence: of the weights.

@@ -10,7 +10,14 @@ from tokpress_jax import registry, released
 from tokpress_jax.errors import UserError
 
 _FAMILIES: dict[str, tuple[registry.Family, ...]] = {
-  'models': ('tokenizer', 'generator', 'model', 'encoder', 'compressor'),
+  'models': (
+    'tokenizer',
+    'generator',
+    'model',
+    'encoder',
+    'compressor',
+    'reader',
+  ),
   'pruners': ('pruner',),
   'tasks': ('task',),
 }

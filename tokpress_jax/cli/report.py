@@ -17,6 +17,9 @@ from tokpress_jax.errors import UserError
 class Flags(common.SamplerFlags):
   """Measure trained runs on their data set and show them on one page.
 
+  Runs of compressors (`compressor_task`) are reported by themselves: a table
+  and a picture of accuracy against tokens, of what they evaluated last.
+
   Attributes:
     runs: Work directories of tokenizers, generators and a classifier, all on
       the same data set; with the classifier also what was fine-tuned from it
@@ -40,12 +43,37 @@ def main(argv: Sequence[str]) -> None:
   flags = tyro.cli(Flags, args=list(argv), prog='tokpress report')
   if not flags.runs:
     raise UserError('Give at least one run: tokpress report runs/x --out DIR')
+  if readers := _readers(flags.runs):
+    from tokpress_jax.report import compressing
+
+    where, text = compressing.write_compressing(readers, flags.out)
+    print(f'{text}\n\n{where}')
+    return
   found = measure(flags, command=f'tokpress report {shlex.join(argv)}')
 
   from tokpress_jax.report import render
 
   path, text = render.write_report(found, flags.out)
   print(f'\n{text}\n\n{path}')
+
+
+def _readers(runs: Sequence[str]) -> dict[str, str]:
+  """The runs by name, if they are of compressors; none if they are others.
+
+  Raises:
+    UserError: Some are, and some are not.
+  """
+  from tokpress_jax.train.tasks import CompressorTask
+
+  tasks = {r: workdir_lib.read_config(r).task for r in runs}
+  found = [r for r, task in tasks.items() if isinstance(task, CompressorTask)]
+  if found and len(found) < len(tasks):
+    rest = [r for r in tasks if r not in found]
+    raise UserError(
+      f'{", ".join(found)} are of compressors and {", ".join(rest)} are not; '
+      'report them apart'
+    )
+  return {pathlib.Path(r).name: r for r in found}
 
 
 def measure(flags: Flags, *, command: str = '') -> Any:

@@ -108,7 +108,8 @@ def _example(
       *(f'# {name}: float32 [B, {s}]' for name, s in sizes.items()),
       f'model({", ".join(inputs)})  # [B, K, F]',
     ]
-  size, channels = model['image_size'], model['channels']
+  seen = model['tower'] if family == 'reader' else model
+  size, channels = seen['image_size'], seen['channels']
   shape = f'[1, {size}, {size}, {channels}]'
   uses = ['model(batch).logits  # [1, classes]']
   if family == 'tokenizer':

@@ -7,15 +7,22 @@ from tokpress_jax.models.clip_text import (
   TextFeatures,
 )
 from tokpress_jax.models.counts import model_flops, token_counts
+from tokpress_jax.models.reader import Answer, Reader, Seen
+from tokpress_jax.models.reader_config import CompressorConfig, ReaderConfig
 from tokpress_jax.models.sites import Plan, parse_plan
 from tokpress_jax.models.vit import ViT, ViTOutput
 from tokpress_jax.models.vit_config import PRESETS, ViTConfig
 
 __all__ = [
   'PRESETS',
+  'Answer',
   'ClipText',
   'ClipTextConfig',
+  'CompressorConfig',
   'Plan',
+  'Reader',
+  'ReaderConfig',
+  'Seen',
   'TextFeatures',
   'ViT',
   'ViTConfig',

@@ -1,6 +1,12 @@
 """What fewer tokens cost: trained runs, measured and shown on one page."""
 
 from tokpress_jax.report.choosing import ChoosingRow, measure_choosing
+from tokpress_jax.report.compressing import (
+  compressing_figure,
+  compressing_rows,
+  compressing_table,
+  write_compressing,
+)
 from tokpress_jax.report.flow_steps import (
   FlowStepsResult,
   draws_steps,
@@ -40,6 +46,9 @@ __all__ = [
   'Report',
   'SampleResult',
   'TokenizerResult',
+  'compressing_figure',
+  'compressing_rows',
+  'compressing_table',
   'draws_steps',
   'flow_steps_figure',
   'image_set',
@@ -56,5 +65,6 @@ __all__ = [
   'scale_curves',
   'steps_figure',
   'takes_steps',
+  'write_compressing',
   'write_report',
 ]

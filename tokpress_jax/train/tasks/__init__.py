@@ -3,6 +3,7 @@
 from tokpress_jax.train.tasks.adversary import AdversaryConfig
 from tokpress_jax.train.tasks.alit import ALITTask
 from tokpress_jax.train.tasks.classify import ClassifierTask
+from tokpress_jax.train.tasks.compress import CompressorTask
 from tokpress_jax.train.tasks.diffrate import DiffRateTask
 from tokpress_jax.train.tasks.flow import FlowTokenizerTask
 from tokpress_jax.train.tasks.generate import GeneratorTask
@@ -14,6 +15,7 @@ __all__ = [
   'ALITTask',
   'AdversaryConfig',
   'ClassifierTask',
+  'CompressorTask',
   'DiffRateTask',
   'FlowTokenizerTask',
   'GeneratorTask',
