@@ -8,6 +8,7 @@ from tokpress_jax.report.flow_steps import (
   measure_flow_steps,
 )
 from tokpress_jax.report.images import ImageSet, image_set
+from tokpress_jax.report.keeping import Kept, contact_sheet, keep
 from tokpress_jax.report.pruning import (
   PruningResult,
   PruningRow,
@@ -34,15 +35,18 @@ __all__ = [
   'ChoosingRow',
   'FlowStepsResult',
   'ImageSet',
+  'Kept',
   'PruningResult',
   'PruningRow',
   'QualityCost',
   'Report',
   'SampleResult',
   'TokenizerResult',
+  'contact_sheet',
   'draws_steps',
   'flow_steps_figure',
   'image_set',
+  'keep',
   'measure_choosing',
   'measure_flow_steps',
   'measure_generator',

@@ -16,7 +16,7 @@ import numpy as np
 
 from tokpress_jax import registry, types
 from tokpress_jax.nn import resize as resize_lib
-from tokpress_jax.pruners import reduction, similarities
+from tokpress_jax.pruners import before_llm, reduction, similarities
 from tokpress_jax.report import pruning
 from tokpress_jax.report.images import ImageSet
 
@@ -77,8 +77,12 @@ def measure_choosing(
   rows = [_row('all', model, images, None, patches, layer)]
   for name in methods:
     for count in counts:
-      pruner = registry.resolve(name)(
-        budget=count, **_settings(name, config, layer)
+      pruner = before_llm.at_budget(
+        registry.resolve(name),
+        count,
+        patches=patches,
+        depth=config.depth,
+        layer=layer,
       )
       rows.append(_row(name, model, images, pruner, count, layer))
   for count in counts:
@@ -93,16 +97,6 @@ def measure_choosing(
     model_of = pruning.downsampled(model, side)
     rows.append(_row('smaller image', model_of, small, None, grid**2, layer))
   return rows
-
-
-def _settings(name: str, config: Any, layer: int) -> dict[str, Any]:
-  """Fields whose published values are of CLIP's 24 layers and 24 x 24 grid."""
-  depth = config.depth
-  return {
-    'vtc_cls': {'layers': tuple(range(-depth // 2, layer + 1))},
-    'hiprune': {'middle': depth // 3, 'deep': layer},
-    'token_corr': {'local': depth // 3, 'global_': layer},
-  }.get(name, {})
 
 
 def _row(

@@ -1,5 +1,6 @@
 """Pictures a person looks at: sheets of images, curves, one HTML page."""
 
+from tokpress_jax.viz.contact import contact_sheet, draw_choice, draw_crops
 from tokpress_jax.viz.curves import (
   INK,
   LINES,
@@ -29,6 +30,7 @@ from tokpress_jax.viz.pruning import (
 )
 from tokpress_jax.viz.sheets import (
   edits,
+  encoded,
   png,
   reconstructions,
   samples_by_class,
@@ -46,13 +48,17 @@ __all__ = [
   'Theme',
   'blank',
   'both_themes',
+  'contact_sheet',
   'curve',
+  'draw_choice',
+  'draw_crops',
   'draw_groups',
   'draw_kept',
   'draw_reductions',
   'draw_tokens',
   'dress',
   'edits',
+  'encoded',
   'figure_png',
   'follow_patches',
   'loss_curve',
