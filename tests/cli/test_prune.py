@@ -13,8 +13,7 @@ from safetensors import numpy as files
 
 import tokpress_jax as tp
 from tokpress_jax import pruners
-from tokpress_jax.cli import prune as prune_command
-from tokpress_jax.cli import prune_plan
+from tokpress_jax.cli import pictures, prune_plan
 from tokpress_jax.cli.prune_plan import Amounts
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images
@@ -149,14 +148,14 @@ def test_pictures_show_what_the_model_sees(tmp_path):
   pixels[64:] = pixels[:, 64:] = 250  # a rim that no patch holds
   Image.fromarray(pixels).save(tmp_path / 'x.png')
   for cell in (64, 128):
-    shown = prune_command._picture(tmp_path / 'x.png', config, 'crop', cell)
+    shown = pictures.seen(tmp_path / 'x.png', config, 'crop', cell)
     assert shown.shape == (cell, cell, 3)
     assert (shown[: cell - 8, : cell - 8] == 50).all()
     assert shown[-1].mean() < 150
   config = ViTConfig(image_size=4, patch=2, channels=1)
   small = np.arange(16, dtype=np.uint8).reshape(4, 4)
   Image.fromarray(small).save(tmp_path / 'y.png')
-  shown = prune_command._picture(tmp_path / 'y.png', config, 'crop', 8)
+  shown = pictures.seen(tmp_path / 'y.png', config, 'crop', 8)
   np.testing.assert_array_equal(shown[..., 0], np.kron(small, np.ones((2, 2))))
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
+from tokpress_jax import models
 from tokpress_jax.cli import common, pictures, prune_plan
 from tokpress_jax.cli.prune_flags import Flags
 from tokpress_jax.errors import UserError
@@ -110,13 +110,13 @@ def run(
   Returns:
     All numbers: of each method and image, the patches that are left.
   """
-  model = common.load(flags.model, 'model', dtype=jnp.dtype(flags.dtype))
-  config = model.module.config
+  loaded = common.load(flags.model, 'model', dtype=jnp.dtype(flags.dtype))
+  config = models.image_tower(loaded).module.config
   tokens = _budget(flags, config.grid**2)
   made = {n: _make(cls, tokens, config, flags) for n, cls in classes.items()}
   layer = max(-2, -config.depth)
   standing.check(made, config, layer=layer, texts=bool(flags.text))
-  texts = np.asarray(flags.encode(flags.text).pooled) if flags.text else None
+  model, texts = flags.for_tower(loaded)
   squares, _ = common.read_squares(files, config, flags.fit)
   detailed = None
   if any(standing.view_of(p) == 'crops' for p in made.values()):
@@ -141,8 +141,8 @@ def run(
   lines = _lines(kept, tokens, config)
   print('\n'.join(lines))
   report = {
-    'model': model.spec.name,
-    'source': model.spec.source,
+    'model': loaded.spec.name,
+    'source': loaded.spec.source,
     'layer': layer,
     'tokens': tokens,
     'methods': [

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokpress_jax import inference
+from tokpress_jax import inference, models
 from tokpress_jax.cli import common, pictures, prune_plan
 from tokpress_jax.cli.prune_flags import Flags
 from tokpress_jax.errors import UserError
@@ -36,7 +36,7 @@ def run(
   from tokpress_jax.models import counts
 
   ((name, cls),) = classes.items()
-  model = common.load(flags.model, 'model')
+  model = models.image_tower(common.load(flags.model, 'model'))
   model = inference.for_inference(model, dtype=jnp.dtype(flags.dtype))
   config = model.module.config
   names = _read_names(flags.names, config.classes)

@@ -1,5 +1,11 @@
 """Hosts, in which pruners stand, and the text encoders that others read."""
 
+from tokpress_jax.models.clip import (
+  CLIP,
+  CLIPConfig,
+  clip_towers,
+  image_tower,
+)
 from tokpress_jax.models.clip_codes import clip_codes
 from tokpress_jax.models.clip_text import (
   ClipText,
@@ -12,7 +18,9 @@ from tokpress_jax.models.vit import ViT, ViTOutput
 from tokpress_jax.models.vit_config import PRESETS, ViTConfig
 
 __all__ = [
+  'CLIP',
   'PRESETS',
+  'CLIPConfig',
   'ClipText',
   'ClipTextConfig',
   'Plan',
@@ -21,6 +29,8 @@ __all__ = [
   'ViTConfig',
   'ViTOutput',
   'clip_codes',
+  'clip_towers',
+  'image_tower',
   'model_flops',
   'parse_plan',
   'token_counts',

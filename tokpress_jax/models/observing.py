@@ -46,11 +46,7 @@ def observe(
     UserError: if the layer or a need is not there.
   """
   depth = stack.config.depth
-  if not -depth <= layer < depth:
-    raise UserError(
-      f'this tower has layers 0 to {depth - 1} (or -{depth} to -1), got '
-      f'layer={layer}'
-    )
+  _check_layer(layer, depth)
   names = {n for n in needs if isinstance(n, str)}
   own = {n: Tap(n, layer) for n in names & gives}
   others = {n for n in ('pixels', 'rng') if getattr(shared, n) is not None}
@@ -77,6 +73,45 @@ def observe(
   if not special:
     return found[0], signals
   return without_first(found[0], signals, special)
+
+
+def finish(
+  stack: Stack, tokens: Tokens, *, layer: int, proportional: bool
+) -> Tokens:
+  """Runs the layers that come after one.
+
+  Args:
+    stack: a bound module.
+    tokens: what is left of that layer's output; padding is not seen.
+    layer: the number of the layer.
+    proportional: whether a token weighs by its mass in attention.
+
+  Returns:
+    What leaves the last layer.
+
+  Raises:
+    UserError: if the layer is not there.
+  """
+  depth = stack.config.depth
+  _check_layer(layer, depth)
+  start = layer % depth + 1
+  if start == depth:
+    return tokens
+  x, _ = stack(
+    tokens.features,
+    mask=tokens.valid[:, None, None, :],
+    bias=reduction.log_mass_bias(tokens) if proportional else None,
+    segment=(start, depth),
+  )
+  return dataclasses.replace(tokens, features=x)
+
+
+def _check_layer(layer: int, depth: int) -> None:
+  if not -depth <= layer < depth:
+    raise UserError(
+      f'this tower has layers 0 to {depth - 1} (or -{depth} to -1), got '
+      f'layer={layer}'
+    )
 
 
 def without_first(

@@ -1,8 +1,9 @@
-"""The training jobs: a tokenizer, a generator on its tokens, a classifier."""
+"""The training jobs: of tokenizers, generators, classifiers and CLIP."""
 
 from tokpress_jax.train.tasks.adversary import AdversaryConfig
 from tokpress_jax.train.tasks.alit import ALITTask
 from tokpress_jax.train.tasks.classify import ClassifierTask
+from tokpress_jax.train.tasks.contrast import ContrastiveTask
 from tokpress_jax.train.tasks.diffrate import DiffRateTask
 from tokpress_jax.train.tasks.flow import FlowTokenizerTask
 from tokpress_jax.train.tasks.generate import GeneratorTask
@@ -14,6 +15,7 @@ __all__ = [
   'ALITTask',
   'AdversaryConfig',
   'ClassifierTask',
+  'ContrastiveTask',
   'DiffRateTask',
   'FlowTokenizerTask',
   'GeneratorTask',
