@@ -62,7 +62,9 @@ class TextFlags:
     """
     config = model.module.config
     if not isinstance(config, models.CLIPConfig):
-      return model, self.encode(self.text).pooled if self.text else None
+      if not self.text:
+        return model, None
+      return model, np.asarray(self.encode(self.text).pooled)
     image, text = models.clip_towers(model)
     if not self.text:
       return image, None
