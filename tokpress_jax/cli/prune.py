@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     if getattr(flags, name) < 1:
       raise UserError(f'--{name.replace("_", "-")} is at least 1')
   pictures.is_picture(flags.out)
-  classes = _find(flags.pruner)
+  classes = classes_of(flags.pruner)
   before = _stand_before(flags, classes)
   if before:
     prune_before.check(flags, classes)
@@ -57,8 +57,16 @@ def main(argv: Sequence[str]) -> int:
   return int(len(readable) < len(files))
 
 
-def _find(names: Sequence[str]) -> dict[str, Any]:
-  """Name to class."""
+def classes_of(names: Sequence[str]) -> dict[str, Any]:
+  """Name to class.
+
+  Args:
+    names: as given; 'all' stands for the methods before a language model that
+      choose among the patches of one image.
+
+  Raises:
+    UserError: if there is no such pruner, or one is named twice.
+  """
   if 'all' in names:
     names = [
       *(n for n in names if n != 'all'),

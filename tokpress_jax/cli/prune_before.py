@@ -14,7 +14,7 @@ from tokpress_jax.cli.prune_flags import Flags
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images as images_lib
 from tokpress_jax.pruners import before_llm, budgets
-from tokpress_jax.report import keeping, standing
+from tokpress_jax.report import contact_sheets, standing
 from tokpress_jax.types import Ratio
 
 # Those that choose among the patches of one image, and two baselines.
@@ -126,7 +126,7 @@ def run(
       common.read_squares(files, fine, flags.fit)[0]
     )
   print('compiling', end='', file=sys.stderr)
-  kept = keeping.keep(
+  kept = contact_sheets.keep(
     model,
     images_lib.to_float(squares),
     made,
@@ -138,7 +138,7 @@ def run(
     told=lambda name: print(f' {name}', end='', file=sys.stderr, flush=True),
   )
   print(file=sys.stderr)
-  lines = _lines(kept, tokens, config)
+  lines = _lines(kept, tokens, config.grid**2)
   print('\n'.join(lines))
   report = {
     'model': loaded.spec.name,
@@ -191,10 +191,12 @@ def _make(cls: Any, tokens: int, config: Any, flags: Flags) -> Any:
   )
 
 
-def _lines(kept: Sequence[keeping.Kept], tokens: int, config: Any) -> list[str]:
+def _lines(
+  kept: Sequence[contact_sheets.Kept], tokens: int, patches: int
+) -> list[str]:
   """What is left by each method, as text."""
   width = max(len(one.label) for one in kept)
-  lines = [f'{tokens} tokens of {config.grid**2} patches']
+  lines = [f'{tokens} tokens of {patches} patches']
   for one in kept:
     left = [len(one.slots(row)) for row in range(len(one.reduction.valid))]
     least, most = min(left), max(left)
@@ -212,12 +214,13 @@ def _draw(
   flags: Flags,
   config: Any,
   files: Sequence[pathlib.Path],
-  kept: Sequence[keeping.Kept],
+  kept: Sequence[contact_sheets.Kept],
 ) -> list[str]:
   """Writes a sheet of all images, or a folder with one of each."""
   cell = flags.cell or config.grid * max(1, _CELL // config.grid)
   shown = [pictures.seen(file, config, flags.fit, cell) for file in files]
   names = [file.stem for file in files]
+  labels = [name.replace('_', ' ') for name in names]  # so that lines break
   path = pathlib.Path(flags.out)
   parts = [(path, range(len(files)))]
   if not pictures.is_picture(flags.out):
@@ -226,11 +229,11 @@ def _draw(
       for i, name in enumerate(names)
     ]
   for where, rows in parts:
-    sheet = keeping.contact_sheet(
+    sheet = contact_sheets.contact_sheet(
       [shown[i] for i in rows],
       kept,
       rows=rows,
-      names=[names[i] for i in rows],
+      names=[labels[i] for i in rows],
       texts=[flags.text[i] for i in rows] if flags.text else (),
       cell=cell,
     )

@@ -91,9 +91,16 @@ def _example(
       "codes = models.clip_codes(['a text'])",
       'model(codes).last  # float32 [1, M, D]',
     ]
-  size, channels = model['image_size'], model['channels']
+  both = 'image' in model and 'text' in model  # A CLIP.
+  images = model['image'] if both else model
+  size, channels = images['image_size'], images['channels']
   shape = f'[1, {size}, {size}, {channels}]'
   uses = ['model(batch).logits  # [1, classes]']
+  if both:
+    uses = [
+      "codes = model.module.config.codes(['a text'])",
+      'model(batch, codes)  # logits, [1, 1]',
+    ]
   if family == 'tokenizer':
     uses = [
       'encoded = model.encode(batch)',

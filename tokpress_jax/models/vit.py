@@ -286,28 +286,6 @@ class ViT(nn.Module):
       shared=Signals(pixels=images, rng=tower.row_keys(rng, images.shape[0])),
     )
 
-  def in_text_space(self, tokens: Tokens) -> Array:
-    """Gives each token's place among CLIP's texts.
-
-    The last norm and the projection, which were trained for the class token;
-    text-guided methods compare patches with a text there.
-
-    Args:
-      tokens: [B, N, D] of the last layer, not normed; see `observe`.
-
-    Returns:
-      float32 [B, N, P].
-
-    Raises:
-      UserError: if the tower has no projection.
-    """
-    if not self.config.features:
-      raise UserError(
-        "this tower has no projection into a space of texts; take CLIP's, "
-        'such as clip-l14-336'
-      )
-    return self.project(self.norm(tokens.features)).astype(jnp.float32)
-
   def finish(
     self, tokens: Tokens, *, layer: int = -2, proportional: bool = True
   ) -> ViTOutput:
@@ -348,6 +326,23 @@ class ViT(nn.Module):
       reductions=(),
       sites=(),
     )
+
+  def project_tokens(self, tokens: Tokens) -> Array:
+    """Puts every token where pooled ones are, as if it stood for the image.
+
+    The last norm, and the projection if there is one: of CLIP, patches in the
+    space of its texts.
+
+    Args:
+      tokens: N slots of `observe`.
+
+    Returns:
+      float32 [B, N, P], or [B, N, D] without a projection.
+    """
+    x = self.norm(tokens.features)
+    if self.config.features:
+      x = self.project(x)
+    return x.astype(jnp.float32)
 
   def masked(self, images: Array, step: masked.Step) -> Array:
     """Classifies images while masks stand for what would leave.

@@ -1,6 +1,7 @@
 """What fewer tokens cost: trained runs, measured and shown on one page."""
 
 from tokpress_jax.report.choosing import ChoosingRow, measure_choosing
+from tokpress_jax.report.contact_sheets import Kept, contact_sheet, keep
 from tokpress_jax.report.flow_steps import (
   FlowStepsResult,
   draws_steps,
@@ -8,7 +9,6 @@ from tokpress_jax.report.flow_steps import (
   measure_flow_steps,
 )
 from tokpress_jax.report.images import ImageSet, image_set
-from tokpress_jax.report.keeping import Kept, contact_sheet, keep
 from tokpress_jax.report.pruning import (
   PruningResult,
   PruningRow,

@@ -179,7 +179,7 @@ def observe(
     joint = None
     if texts and view == 'image':
       last, _ = apply(images, layer=-1, special='keep', rng=rng)
-      joint = model.module.apply(model.variables, last, method='in_text_space')
+      joint = model.module.apply(model.variables, last, method='project_tokens')
     found[view] = Seen(tokens, signals, joint)
   return found
 

@@ -36,6 +36,7 @@ from tokpress_jax.viz.sheets import (
   samples_by_class,
   scale_by_scale,
   sheet,
+  wrap,
 )
 
 __all__ = [
@@ -75,5 +76,6 @@ __all__ = [
   'sheet',
   'token_bars',
   'token_panels',
+  'wrap',
   'write_page',
 ]

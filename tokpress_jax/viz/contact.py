@@ -13,7 +13,7 @@ from PIL import Image
 
 from tokpress_jax.viz import pruning, sheets
 
-_PALE, _TINT = 0.6, 0.2  # of white, and of its token, in a merged patch
+_PALE, _TINT = 0.65, 0.1  # of white, and of its token, in a merged patch
 _ACROSS = 6  # panels in a line, at most, of one image
 
 
@@ -45,7 +45,7 @@ def draw_choice(
     joined = inside & ~own
     left = (1 - _PALE - _TINT) * image[joined]
     out[joined] = left + 255 * _PALE + _TINT * colour
-    out[joined & edge] = colour
+    out[joined & edge] = (colour + 255.0) / 2
     out[inside & own & around] = colour
   return out
 
@@ -101,7 +101,7 @@ def contact_sheet(
     across; the other way round where there are more methods than images; one
     image in lines.
   """
-  size = max(11, cell // 7)
+  size = label_size(cell)
   own = ['\n'.join(filter(None, pair)) for pair in _pairs(images, names, texts)]
   if len(images) == 1:
     return _lines(images[0], panels[0], labels, own[0], cell=cell, size=size)
@@ -125,6 +125,11 @@ def contact_sheet(
     cell=cell,
     size=size,
   )
+
+
+def label_size(cell: int) -> int:
+  """Height of the labels beside pictures of a size, in pixels."""
+  return max(11, cell // 7)
 
 
 def _pairs(

@@ -155,6 +155,15 @@ def random_crop(
   )
 
 
+def whole() -> dict[str, pathlib.Path]:
+  """All photographs, whole: name to file.
+
+  Raises:
+    DataError: if the packages that ship them are not installed.
+  """
+  return {pathlib.Path(file).stem: _shipped(file) for file in TRAIN + TEST}
+
+
 def held_out() -> dict[str, pathlib.Path]:
   """The photographs of the test split, whole: name to file.
 
