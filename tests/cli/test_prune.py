@@ -18,6 +18,7 @@ from tokpress_jax.cli.prune_plan import Amounts
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images
 from tokpress_jax.models import ViTConfig
+from tokpress_jax.pruners import before_llm
 from tokpress_jax.types import Ratio
 
 
@@ -189,6 +190,17 @@ def test_plans_are_the_published_ones():
     [n + 1 for n in left], [n + 1 for n in kept], tokens=197
   )
   assert plan == official and len(plan) == 2
+
+
+def test_layers_of_a_method_fit_the_tower():
+  amounts = Amounts(keep=(0.5,))
+  for depth, middle in ((24, 8), (12, 4)):
+    ((site, pruner),) = make(before_llm.HiPrune, amounts, depth=depth)
+    assert site == 'tower_out'
+    assert (pruner.middle, pruner.deep) == (middle, -2)
+  settings = {'middle': 1}
+  ((_, pruner),) = make(before_llm.HiPrune, amounts, settings=settings)
+  assert pruner.middle == 1
 
 
 def test_one_site_is_in_the_middle():

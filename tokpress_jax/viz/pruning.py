@@ -340,7 +340,15 @@ def pruned_sheet(
 
 
 def outline(number: int, fill: np.ndarray) -> np.ndarray:
-  """The colour of an outline, far from those of near numbers and the fill."""
+  """The colour of an outline, far from those of near numbers and the fill.
+
+  Args:
+    number: of the group.
+    fill: [3], 0 to 255, what it surrounds.
+
+  Returns:
+    float [3], 0 to 255.
+  """
   hue = (0.08 + number * 0.6180339887) % 1  # steps of the golden ratio
   dark = fill @ (0.299, 0.587, 0.114) < 150
   value = 1.0 if dark else 0.62
@@ -348,7 +356,15 @@ def outline(number: int, fill: np.ndarray) -> np.ndarray:
 
 
 def edges(where: np.ndarray, line: int) -> np.ndarray:
-  """Pixels [H, W] with another label, or the border, within `line` of them."""
+  """Finds pixels near another label, or near the border.
+
+  Args:
+    where: int [H, W], the label of each pixel.
+    line: how near, in pixels.
+
+  Returns:
+    bool [H, W].
+  """
   padded = np.pad(where, line, constant_values=-2)
   height, width = where.shape
   edge = np.zeros(where.shape, bool)
@@ -359,7 +375,15 @@ def edges(where: np.ndarray, line: int) -> np.ndarray:
 
 
 def to_pixels(values: np.ndarray, image: np.ndarray) -> np.ndarray:
-  """Spreads values [h, w] over the pixels [H, W] of their patches."""
+  """Spreads values over the pixels of their patches.
+
+  Args:
+    values: [h, w], integers or bool.
+    image: [H, W, ...], of which the size is taken.
+
+  Returns:
+    [H, W] of the same dtype.
+  """
   height, width = image.shape[:2]
   picture = Image.fromarray(np.asarray(values, np.int32))
   resized = picture.resize((width, height), Image.Resampling.NEAREST)
