@@ -126,18 +126,20 @@ def run(
       common.read_squares(files, fine, flags.fit)[0]
     )
   print('compiling', end='', file=sys.stderr)
-  kept = contact_sheets.keep(
-    model,
-    images_lib.to_float(squares),
-    made,
-    texts=texts,
-    detailed=detailed,
-    layer=layer,
-    seed=flags.seed,
-    batch=max(flags.batch_size, _BATCH),
-    told=lambda name: print(f' {name}', end='', file=sys.stderr, flush=True),
-  )
-  print(file=sys.stderr)
+  try:
+    kept = contact_sheets.keep(
+      model,
+      images_lib.to_float(squares),
+      made,
+      texts=texts,
+      detailed=detailed,
+      layer=layer,
+      seed=flags.seed,
+      batch=max(flags.batch_size, _BATCH),
+      told=lambda name: print(f' {name}', end='', file=sys.stderr, flush=True),
+    )
+  finally:
+    print(file=sys.stderr)
   lines = _lines(kept, tokens, config.grid**2)
   print('\n'.join(lines))
   report = {
