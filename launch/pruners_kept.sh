@@ -58,4 +58,20 @@ sheet() {
 }
 sheet clip_photos photos pruners_kept --pruner all --keep 0.25 --cell 96
 sheet clip_scenes drawings pruners_kept_text --keep 0.125 --cell 96 \
-  --pruner dart catp idpruner recoverable divprune random
+  --pruner dart catp idpruner recoverable divprune visionzip random
+
+# 256 colours: a third of the bytes.
+python - "$out"/pruners_kept*.png <<'PYTHON'
+import pathlib
+import sys
+
+from PIL import Image
+
+from tokpress_jax import viz
+
+for path in map(pathlib.Path, sys.argv[1:]):
+  with Image.open(path) as sheet:
+    small = viz.small_png(sheet.convert('RGBA'))
+  path.write_bytes(small)
+  print(path, len(small), 'bytes')
+PYTHON

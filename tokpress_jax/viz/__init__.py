@@ -36,6 +36,7 @@ from tokpress_jax.viz.sheets import (
   samples_by_class,
   scale_by_scale,
   sheet,
+  small_png,
   wrap,
 )
 
@@ -74,6 +75,7 @@ __all__ = [
   'samples_by_class',
   'scale_by_scale',
   'sheet',
+  'small_png',
   'token_bars',
   'token_panels',
   'wrap',

@@ -129,7 +129,7 @@ def contact_sheet(
 
 def label_size(cell: int) -> int:
   """Height of the labels beside pictures of a size, in pixels."""
-  return max(11, cell // 7)
+  return max(11, cell // 6)
 
 
 def _pairs(
