@@ -32,7 +32,7 @@ def test_a_choice_shows_kept_merged_and_dropped():
     out[:20, 20:], viz.draw_kept(image, slots >= 0)[:20, 20:]
   )
   # One colour around a group, another around another.
-  first, second = out[0, 5], out[29, 5]
+  first, second = out[0, 5], out[29, 15]
   paler = lambda colour: (colour + 255.0) // 2
   np.testing.assert_array_equal(out[0, 15], paler(first))
   np.testing.assert_array_equal(out[19, 15], paler(first))
