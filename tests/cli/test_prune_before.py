@@ -178,10 +178,10 @@ def test_unreadable_images_are_left_out(here, tmp_path, capsys):
   [
     (['--pruner', 'divprune', '--text', 'a cat'], 'divprune, which take none'),
     (['--pruner', 'tome', '--text', 'a cat'], 'tome takes none. Those that'),
-    (['--pruner', 'divprune', 'tome'], 'and tome of those inside a tower'),
+    (['--pruner', 'divprune', 'tome'], 'and tome would act inside a tower'),
     (
       ['--pruner', 'divprune', 'scope', '--sites', 'tower_out'],
-      '--sites is of one',
+      '--sites is of one inside',
     ),
     (['--pruner', 'divprune', '--r', '3'], '--r is of pruners inside a tower'),
     (['--pruner', 'divprune', '--tokens', '3', '4'], 'shows one budget'),

@@ -92,9 +92,11 @@ def _stand_before(flags: Flags, classes: dict[str, Any]) -> bool:
     if cls.__module__.startswith(inside_vit.__name__)
   ]
   if inside or flags.sites:
-    what = f'{", ".join(inside)} of' if inside else '--sites is of one of'
+    what = '--sites is of one inside a tower'
+    if inside:
+      what = f'{" and ".join(inside)} would act inside a tower'
     raise UserError(
-      f'several pruners are compared before a language model, and {what} those '
-      'inside a tower; give one at a time'
+      f'several pruners are compared before a language model, and {what}; give '
+      'one at a time'
     )
   return True

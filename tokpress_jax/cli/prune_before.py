@@ -113,7 +113,11 @@ def run(
   loaded = common.load(flags.model, 'model', dtype=jnp.dtype(flags.dtype))
   config = models.image_tower(loaded).module.config
   tokens = _budget(flags, config.grid**2)
-  made = {n: _make(cls, tokens, config, flags) for n, cls in classes.items()}
+  made = {
+    # Of one's own, path/to/file.py:Class, the class is enough.
+    name.rpartition(':')[2]: _make(cls, tokens, config, flags)
+    for name, cls in classes.items()
+  }
   layer = max(-2, -config.depth)
   standing.check(made, config, layer=layer, texts=bool(flags.text))
   model, texts = flags.for_tower(loaded)
