@@ -327,6 +327,23 @@ class ViT(nn.Module):
       sites=(),
     )
 
+  def project_tokens(self, tokens: Tokens) -> Array:
+    """Puts every token where pooled ones are, as if it stood for the image.
+
+    The last norm, and the projection if there is one: of CLIP, patches in the
+    space of its texts.
+
+    Args:
+      tokens: N slots of `observe`.
+
+    Returns:
+      float32 [B, N, P], or [B, N, D] without a projection.
+    """
+    x = self.norm(tokens.features)
+    if self.config.features:
+      x = self.project(x)
+    return x.astype(jnp.float32)
+
   def masked(self, images: Array, step: masked.Step) -> Array:
     """Classifies images while masks stand for what would leave.
 
