@@ -50,14 +50,14 @@ def get_config() -> Config:
       random_crop=True,
     ),
     train=TrainConfig(
-      steps=400,
+      steps=150,
       batch_size=64,
       ema_decay=0.99,
       log_every=20,
-      eval_every=100,
-      checkpoint_every=100,
+      eval_every=50,
+      checkpoint_every=50,
     ),
     optim=OptimConfig(
-      learning_rate=2e-3, warmup_steps=40, b2=0.99, weight_decay=0.05
+      learning_rate=2e-3, warmup_steps=20, b2=0.99, weight_decay=0.05
     ),
   )

@@ -8,9 +8,9 @@ products, measured in the same run, and `share` the method's part of that.
 `gram` is the time over that of one product of all pairs of tokens. Times
 alternate. What is drawn at random has no say in the time.
 
-With a trained ViT (`--model RUN`) it measures instead what is left of the
-images of the run's own data, at the same shares of its patches; see
-`report.measure_choosing`.
+With a trained ViT or CLIP (`--model RUN`) it measures instead what is left of
+the images of the run's own data, at the same shares of its patches, or at
+others (`--shares 2/9 1/9 1/18`); see `report.measure_choosing`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import jax
 
 from tokpress_jax import registry
-from tokpress_jax.bench import harness, peaks
+from tokpress_jax.bench import choosing, harness, peaks
 from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import flops, random_inputs, similarities
 from tokpress_jax.types import Signals, Tokens
@@ -53,25 +53,33 @@ METHODS = (
 
 def run(
   *,
-  methods: str | Sequence[str] = METHODS,
+  methods: str | Sequence[str] | None = None,
   slots: int | Sequence[int] = (576, 2880),
   width: int = WIDTH,
   dtype: str = 'float32',
   repeats: int = 3,
   model: str | None = None,
-  train_images: int = 4096,
-  test_images: int = 2048,
+  text_model: str | None = None,
+  dataset: str | None = None,
+  shares: float | str | Sequence[float | str] | None = None,
+  layer: int | None = None,
+  train_images: int | None = None,
+  test_images: int | None = None,
 ) -> list[harness.Row]:
   """Times the methods at their published budgets, or measures what is left.
 
   Args:
-    methods: names of pruners that can keep K tokens of a row.
+    methods: names of pruners that can keep K tokens of a row; all if None.
     slots: N, 576 or 2880 or both.
     width: of the tokens.
     dtype: of the tokens.
     repeats: timed calls of each.
-    model: a work directory of a classifier; nothing is timed then. Methods that
-      need a text or a selector's scores are left out.
+    model: a trained ViT or CLIP; nothing is timed then, and the options below
+      are read, whose defaults and meanings `bench.choosing.left_of` has.
+    text_model: the text tower that belongs to a ViT.
+    dataset: other images than the run's.
+    shares: of the patches that are kept.
+    layer: whose output is read.
     train_images: for the linear probe.
     test_images: that are measured.
 
@@ -79,15 +87,27 @@ def run(
     A row for each method and budget.
 
   Raises:
-    UserError: if there are no budgets for a number of tokens.
+    UserError: if there are no budgets for a number of tokens, or options do not
+      go together.
   """
+  given = (methods,) if isinstance(methods, str) else methods
+  of_model = {
+    'text_model': text_model,
+    'dataset': dataset,
+    'shares': shares,
+    'layer': layer,
+    'train_images': train_images,
+    'test_images': test_images,
+  }
+  of_model = {name: x for name, x in of_model.items() if x is not None}
   if model is not None:
-    given = (methods,) if isinstance(methods, str) else tuple(methods)
-    return left_of(model, given, train_images, test_images)
+    return choosing.left_of(model, given, everything=METHODS, **of_model)
+  if of_model:
+    raise UserError(f'{", ".join(of_model)} need a --model')
   slots = (slots,) if isinstance(slots, int) else tuple(slots)
   if unknown := sorted(set(slots) - set(KEPT)):
     raise UserError(f'slots are among {sorted(KEPT)}, got {unknown}')
-  names = (methods,) if isinstance(methods, str) else tuple(methods)
+  names = METHODS if given is None else tuple(given)
   if wrong := sorted(set(names) - set(METHODS)):
     raise UserError(
       f'no budgets of tokens for {", ".join(wrong)}; this benchmark knows '
@@ -104,36 +124,6 @@ def run(
       repeats=repeats,
     )
   return rows
-
-
-def left_of(
-  model: str, methods: Sequence[str], train_images: int, test_images: int
-) -> list[harness.Row]:
-  """What methods leave of a run's images; see `run`."""
-  from tokpress_jax import report, workdir
-  from tokpress_jax.io import load as load_lib
-
-  plain = [
-    name
-    for name in methods
-    if not registry.resolve(name)().needs & {'text', 'importance'}
-  ]
-  images = report.image_set(
-    workdir.read_config(model).data,
-    max_train=train_images,
-    max_test=test_images,
-  )
-  rows = report.measure_choosing(load_lib.load(model), images, plain)
-  return [
-    {
-      'name': f'{row.method}/{row.tokens}',
-      'coverage': row.coverage,
-      'diversity': row.diversity,
-      'error': row.error,
-      'probe': row.probe,
-    }
-    for row in rows
-  ]
 
 
 def compare(

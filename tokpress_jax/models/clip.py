@@ -158,7 +158,8 @@ class CLIP(linen.Module):
 def unit(x: Array) -> Array:
   """Vectors [..., P] at a length of 1, float32; zeros stay."""
   x = x.astype(jnp.float32)
-  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+  square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 def clip_towers(loaded: types.Loaded) -> tuple[types.Loaded, types.Loaded]:

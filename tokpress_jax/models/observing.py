@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.models import sites, tower
@@ -127,6 +128,8 @@ def without_first(
   Returns:
     Both over N - number slots, with nothing protected.
   """
+  if not number:
+    return tokens, signals
 
   def cut(x: Array, axis: int) -> Array:
     return jax.lax.slice_in_dim(x, number, None, axis=axis)
@@ -142,3 +145,31 @@ def without_first(
     num_protected=0,
   )
   return left, reduction.map_signals(signals, cut)
+
+
+def with_first(tokens: Tokens, left: Tokens, number: int) -> Tokens:
+  """Puts the tokens that led every row before what is left of the others.
+
+  Args:
+    tokens: of `observe` with special='keep'.
+    left: what a pruner left of `without_first(tokens, ...)`.
+    number: how many led the row.
+
+  Returns:
+    Their slots after one another, for `ViT.finish`.
+  """
+
+  def join(name: str) -> Array:
+    first = getattr(tokens, name)[:, :number]
+    return jnp.concatenate([first, getattr(left, name)], axis=1)
+
+  names = ('features', 'positions', 'valid', 'mass', 'kind', 'owner')
+  fields: dict[str, Any] = {name: join(name) for name in names}
+  return dataclasses.replace(
+    left,
+    **fields,
+    protected=join('protected'),
+    source_count=left.source_count + number,
+    source_slots=left.source_slots + number,
+    num_protected=left.num_protected + number,
+  )

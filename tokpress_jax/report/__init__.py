@@ -18,6 +18,12 @@ from tokpress_jax.report.pruning import (
 from tokpress_jax.report.quality import QualityCost, measure_quality
 from tokpress_jax.report.render import write_report
 from tokpress_jax.report.results import Report
+from tokpress_jax.report.retrieval import (
+  Recalls,
+  Texts,
+  embed_texts,
+  recalls,
+)
 from tokpress_jax.report.samples import SampleResult, measure_generator
 from tokpress_jax.report.steps import (
   measure_steps,
@@ -39,11 +45,14 @@ __all__ = [
   'PruningResult',
   'PruningRow',
   'QualityCost',
+  'Recalls',
   'Report',
   'SampleResult',
+  'Texts',
   'TokenizerResult',
   'contact_sheet',
   'draws_steps',
+  'embed_texts',
   'flow_steps_figure',
   'image_set',
   'keep',
@@ -57,6 +66,7 @@ __all__ = [
   'measure_tokenizer',
   'pruning_figure',
   'read_curves',
+  'recalls',
   'scale_curves',
   'steps_figure',
   'takes_steps',
