@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax import models, report, types
-from tokpress_jax.report import choosing
+from tokpress_jax.report import keeping
 
 CONFIG = models.ViTConfig(
   image_size=8, patch=2, channels=1, width=16, depth=2, heads=2, classes=3
@@ -70,5 +70,5 @@ def test_measures_are_those_of_a_loop():
     1 - unit[1] @ unit[4],
     error / np.square(x[0] - x[0].mean(axis=0)).sum(),
   )
-  got = choosing._measures(tokens, kept)
+  got = keeping.measures(tokens, kept)
   np.testing.assert_allclose(np.ravel(got), want, rtol=1e-4)
