@@ -4,7 +4,9 @@
 
 144 patches of a crop, and what the whole photograph shows. All 20 photographs
 are trained on; a tenth of the crops of each is held out, so that it knows these
-and no others.
+and no others. Hardware: 2 CPU cores that did much else, 5 minutes of steps.
+Recall at 1 within 64 held-out crops: of the text of a crop 0.996, of a crop of
+a text 1. The loss cannot fall to 0, since a batch has some texts several times.
 """
 
 from tokpress_jax.config import Config

@@ -3,7 +3,9 @@
   tokpress train configs/clip_scenes.py --workdir runs/clip_scenes
 
 64 patches, and texts such as "red disc, green ring" of up to 8 shapes, which no
-single patch tells.
+single patch tells. Hardware: 2 CPU cores that did much else, 15 minutes of
+steps. Recall at 1 within 128 held-out drawings: of the text of a drawing 0.899,
+of the drawing of a text 0.904.
 """
 
 from tokpress_jax.config import Config

@@ -68,7 +68,7 @@ def test_a_model_directory_keeps_its_words(loaded, tmp_path):
     again.module.config.codes(['red']), [[1, 2, 4, 0, 0, 0]]
   )
   with pytest.raises(UserError, match='unknown words: cat'):
-    again.module.config.codes(['a cat'])
+    again.module.config.codes(['red cat'])
 
 
 def test_what_does_not_fit_is_refused(loaded):

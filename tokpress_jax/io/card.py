@@ -91,16 +91,15 @@ def _example(
       "codes = models.clip_codes(['a text'])",
       'model(codes).last  # float32 [1, M, D]',
     ]
-  both = 'image' in model and 'text' in model  # A CLIP.
-  images = model['image'] if both else model
-  size, channels = images['image_size'], images['channels']
-  shape = f'[1, {size}, {size}, {channels}]'
+  text = []
   uses = ['model(batch).logits  # [1, classes]']
-  if both:
-    uses = [
-      "codes = model.module.config.codes(['a text'])",
-      'model(batch, codes)  # logits, [1, 1]',
-    ]
+  if 'words' in model:  # two towers
+    names = ' '.join(model['words'][:2]) or 'a text'
+    text = [f'codes = model.module.config.codes([{names!r}])']
+    uses = ['model(batch, codes)  # similarities, [1, 1]']
+    model = model['image']
+  size, channels = model['image_size'], model['channels']
+  shape = f'[1, {size}, {size}, {channels}]'
   if family == 'tokenizer':
     uses = [
       'encoded = model.encode(batch)',
@@ -114,5 +113,6 @@ def _example(
     f"pixels = tp.load_image('photo.jpg', channels={channels})",
     f'squares, _ = images.fit_image(pixels, {size})  # uint8 {shape}',
     f'batch = images.to_float(squares)  # float32 {shape} in [-1, 1]',
+    *text,
     *uses,
   ]
