@@ -21,8 +21,8 @@
 # measures what it saves.
 #
 # 1. install, 2. a model, 3. ToMe's groups, 4. what the class token keeps,
-# 5. tokens, FLOPs and time, 6. pruners in JAX code of your own, 7. a pruner of
-# your own.
+# 5. tokens, FLOPs and time, 6. what is kept before a language model, 7. pruners
+# in JAX code of your own, 8. a pruner of your own.
 
 # %%
 import importlib.util
@@ -47,9 +47,10 @@ from IPython.display import display
 from skimage import data as photographs
 
 import tokpress_jax as tp
-from tokpress_jax import models, pruners, types, viz
+from tokpress_jax import models, pruners, report, types, viz
 from tokpress_jax.bench import harness
 from tokpress_jax.io import images as image_lib
+from tokpress_jax.pruners import before_llm
 
 print('jax', jax.__version__, 'on', jax.devices()[0].device_kind)
 
@@ -214,6 +215,37 @@ for (name, plan), second in zip(plans.items(), seconds, strict=True):
   )
 
 # %% [markdown]
+# ## Before a language model
+#
+# A language model that sees reads what the tower gives, every patch of it. Many
+# methods choose among the patches there. Each keeps a quarter; a token that
+# others were merged into has an outline, and they have its colour. Of a CLIP
+# (`clip-l14-336`), `texts=` has the features of a text for each image: methods
+# that read one then come twice, without and with it.
+
+# %%
+METHODS = (
+  before_llm.DivPrune,
+  before_llm.SCOPE,
+  before_llm.HiPrune,
+  before_llm.VisPruner,
+  before_llm.VisionZip,
+)
+if not config.class_token:  # whose attention the others read
+  METHODS = (before_llm.DivPrune, before_llm.DART, before_llm.CATP)
+
+chosen = {
+  cls.__name__: before_llm.at_budget(
+    cls, PATCHES // 4, patches=PATCHES, depth=DEPTH
+  )
+  for cls in METHODS
+}
+kept = report.keep(model, photo, chosen)
+display(report.contact_sheet([shown], kept, cell=CELL))
+for one in kept:
+  print(f'{one.label:10} keeps {len(one.slots(0))} of {PATCHES} patches')
+
+# %% [markdown]
 # ## In JAX code of your own
 #
 # A pruner decides with `plan` and moves nothing. `apply` moves any array
@@ -282,4 +314,5 @@ print(f'cosine {cosine(out.pooled[0], whole.pooled[0]):.3f}')
 
 # %% [markdown]
 # The same from a shell, with any pruner of `tokpress list pruners`:
-# `tokpress prune --model vit-b16 --pruner tome --r 13 --image photo.jpg`.
+# `tokpress prune --model vit-b16 --pruner tome --r 13 --image photo.jpg`, and
+# `--pruner all --keep 0.25` for a sheet of all methods before a language model.

@@ -189,6 +189,14 @@ _ENTRIES = {
       licence='Apache-2.0; CLIP: MIT',
     ),
     _row(
+      'clip',
+      'model',
+      'models.clip:CLIPConfig',
+      paper='CLIP, arXiv:2103.00020; SigLIP, arXiv:2303.15343',
+      evidence='official',
+      licence='MIT',
+    ),
+    _row(
       'clip_text',
       'encoder',
       'models.clip_text:ClipTextConfig',
@@ -536,6 +544,12 @@ _ENTRIES = {
     ),
     _row('generator_task', 'task', 'train.tasks.generate:GeneratorTask'),
     _row('classifier_task', 'task', 'train.tasks.classify:ClassifierTask'),
+    _row(
+      'contrastive_task',
+      'task',
+      'train.tasks.contrast:ContrastiveTask',
+      paper='CLIP, arXiv:2103.00020; SigLIP, arXiv:2303.15343',
+    ),
     _row(
       'diffrate_task',
       'task',

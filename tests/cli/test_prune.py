@@ -13,12 +13,12 @@ from safetensors import numpy as files
 
 import tokpress_jax as tp
 from tokpress_jax import pruners
-from tokpress_jax.cli import prune as prune_command
-from tokpress_jax.cli import prune_plan
+from tokpress_jax.cli import pictures, prune_plan
 from tokpress_jax.cli.prune_plan import Amounts
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import images
 from tokpress_jax.models import ViTConfig
+from tokpress_jax.pruners import before_llm
 from tokpress_jax.types import Ratio
 
 
@@ -149,14 +149,14 @@ def test_pictures_show_what_the_model_sees(tmp_path):
   pixels[64:] = pixels[:, 64:] = 250  # a rim that no patch holds
   Image.fromarray(pixels).save(tmp_path / 'x.png')
   for cell in (64, 128):
-    shown = prune_command._picture(tmp_path / 'x.png', config, 'crop', cell)
+    shown = pictures.seen(tmp_path / 'x.png', config, 'crop', cell)
     assert shown.shape == (cell, cell, 3)
     assert (shown[: cell - 8, : cell - 8] == 50).all()
     assert shown[-1].mean() < 150
   config = ViTConfig(image_size=4, patch=2, channels=1)
   small = np.arange(16, dtype=np.uint8).reshape(4, 4)
   Image.fromarray(small).save(tmp_path / 'y.png')
-  shown = prune_command._picture(tmp_path / 'y.png', config, 'crop', 8)
+  shown = pictures.seen(tmp_path / 'y.png', config, 'crop', 8)
   np.testing.assert_array_equal(shown[..., 0], np.kron(small, np.ones((2, 2))))
 
 
@@ -190,6 +190,17 @@ def test_plans_are_the_published_ones():
     [n + 1 for n in left], [n + 1 for n in kept], tokens=197
   )
   assert plan == official and len(plan) == 2
+
+
+def test_layers_of_a_method_fit_the_tower():
+  amounts = Amounts(keep=(0.5,))
+  for depth, middle in ((24, 8), (12, 4)):
+    ((site, pruner),) = make(before_llm.HiPrune, amounts, depth=depth)
+    assert site == 'tower_out'
+    assert (pruner.middle, pruner.deep) == (middle, -2)
+  settings = {'middle': 1}
+  ((_, pruner),) = make(before_llm.HiPrune, amounts, settings=settings)
+  assert pruner.middle == 1
 
 
 def test_one_site_is_in_the_middle():

@@ -1,5 +1,6 @@
 """The commands that read texts, on untrained models."""
 
+import json
 import sys
 
 import jax
@@ -9,8 +10,9 @@ import tiny_models
 from command import run
 from PIL import Image
 
-from tokpress_jax import generators, models
+from tokpress_jax import generators, models, report
 from tokpress_jax.io import export, images
+from tokpress_jax.pruners import before_llm
 
 pytestmark = pytest.mark.parity  # They need the package tokenizers.
 pytest.importorskip('tokenizers')
@@ -137,3 +139,35 @@ def test_what_is_refused(here, argv, message, capsys, monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
   assert run(*(str(a).replace('M/', f'{here}/') for a in argv)) == 2
   assert message in capsys.readouterr().err
+
+
+def test_a_text_guides_what_is_kept_of_a_tower(here, tmp_path):
+  config = models.ViTConfig(
+    image_size=8,
+    channels=1,
+    patch=2,
+    width=16,
+    depth=2,
+    heads=2,
+    classes=0,
+    features=8,
+  )
+  tower = tiny_models.loaded(config, 'model', tiny_models.IMAGES)
+  export.export(tower.module, tower.variables, tmp_path / 'tower')
+  argv = (
+    *('prune', '--model', tmp_path / 'tower', '--image', here / '0.png'),
+    *('--pruner', 'idpruner', '--text', 'a cat', '--tokens', 4),
+    *('--out', tmp_path / 'p.png', '--json', tmp_path / 'p.json'),
+  )
+  assert run(*argv, *reading(here)) == 0
+  found = json.loads((tmp_path / 'p.json').read_text())
+  x = images.to_float(images.load_image(here / '0.png'))[None]
+  kept = report.keep(
+    tower,
+    x,
+    {'idpruner': before_llm.IDPruner(budget=4)},
+    texts=features(here, ['a cat']).pooled,
+  )
+  assert found['images'][0]['kept'] == {
+    one.label: one.slots(0).tolist() for one in kept
+  }

@@ -42,9 +42,13 @@ def test_notebook_runs(monkeypatch, tmp_path):
   _, *pruned = table.values()
   assert len(pruned) == 6 and all(flops < 100 for _, flops, _ in pruned)
   assert len({cosine for *_, cosine in pruned}) > 3
-  rates, layers, kept, _, mine = pictures
+  rates, layers, kept, chosen, _, mine = pictures
   assert rates.shape[1] == 5 * 132 - 4 == layers.shape[1]
   assert kept.shape[1] == 4 * 132 - 4 and mine.shape[1] == 2 * 132 - 4
+  counts = re.findall(r'^(\w+) +keeps (\d+) of 64 patches$', text, re.M)
+  names = 'DivPrune', 'SCOPE', 'HiPrune', 'VisPruner', 'VisionZip'
+  assert counts == [(name, '16') for name in names]
+  assert chosen.shape[1] == 6 * 132 - 4
   for sheet in pictures:
     cells = [
       sheet[21 : 21 + 128, i * 132 : i * 132 + 128, :3].astype(float)

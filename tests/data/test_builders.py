@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -74,3 +76,60 @@ def test_photos_are_split_by_photograph(tmp_path, monkeypatch):
 def test_a_photograph_that_is_not_installed_is_named():
   with pytest.raises(data.DataError, match=r'skimage/data/absent.png'):
     photos._shipped('skimage/data/absent.png')
+
+
+def test_texts_of_scenes_name_the_shapes_in_them(tmp_path, monkeypatch):
+  monkeypatch.setattr(scenes, 'SPLITS', {'train': (0, 16), 'test': (99, 8)})
+  config = data.DataConfig(name='scenes', data_dir=str(tmp_path))
+  dataset = data.open_dataset(config)
+  codec = dataset.info.codec
+  for index in range(len(dataset)):
+    element = dataset[index]
+    names = dataset.text(index).split(', ')
+    assert len(names) == element['label'] + 1
+    assert codec.decode(element['text'][None]) == [' '.join(names)]
+    # Each colour that is named is there, and no other.
+    near = lambda rgb, image=element['image'].astype(int): (
+      np.abs(image - rgb).max(axis=-1) < 20
+    )
+    seen = {name for name, rgb in scenes.COLOURS.items() if near(rgb).any()}
+    assert seen == {name.split()[0] for name in names}
+  batch = next(data.eval_batches(config, split='test', batch_size=16))
+  assert batch['text'].shape == (16, 18) and not batch['text'][8:].any()
+
+
+def test_shapes_have_one_text_however_they_lie():
+  make = lambda *names: [
+    scenes.Shape(colour=colour, kind=kind, circle=(0, 0, 1))
+    for colour, kind in names
+  ]
+  a, b, c = ('red', 'disc'), ('blue', 'ring'), ('red', 'ring')
+  text = scenes.name_shapes(make(a, b, c))
+  assert sorted(text.split(', ')) == ['blue ring', 'red disc', 'red ring']
+  assert text == scenes.name_shapes(make(c, a, b))
+  assert text != scenes.name_shapes(make(a, b, b))
+  orders = [
+    scenes.name_shapes(scenes.plan_scene(2, seed=seed)[0]).split(', ')
+    for seed in range(20)
+  ]
+  assert 0 < sum(names == sorted(names) for names in orders) < 20
+
+
+def test_drawings_are_those_of_earlier_versions():
+  digest = hashlib.sha256()
+  for seed in range(64):
+    image = scenes.draw_scene(seed % 8 + 1, seed=seed)
+    digest.update(image.tobytes())
+  assert digest.hexdigest().startswith('5c0196769254c147')
+
+
+def test_photographs_are_named(tmp_path, monkeypatch):
+  monkeypatch.setattr(photos, 'CROPS', 1)
+  config = data.DataConfig(name='photos', data_dir=str(tmp_path))
+  dataset = data.open_dataset(config, 'train+test')
+  names = dataset.info.class_names
+  assert len(dataset) == 20 and set(photos.TEXTS) == set(names)
+  for index in range(20):
+    element = dataset[index]
+    text = photos.TEXTS[names[int(element['label'])]]
+    assert dataset.info.codec.decode(element['text'][None]) == [text]

@@ -234,6 +234,25 @@ def test_bad_plans_list_all_causes():
   assert "Random needs ['rng']" in said
 
 
+def test_a_plan_of_another_depth_is_one_cause():
+  module, variables, images = setup()
+  with pytest.raises(ValueError) as error:
+    module.apply(variables, images, plan=pruners.tome_plan(1, depth=24))
+  head, cause = str(error.value).splitlines()
+  assert head == 'this plan cannot run:'
+  first, last = (f"'block_{i}.after_attention'" for i in (3, 23))
+  assert f'unknown 21 sites, {first} to {last}; sites' in cause
+  assert 'i from 0 to 2' in cause
+  everywhere = tuple(
+    (f'block_{i}.after_mlp', pruners.Random()) for i in range(3)
+  )
+  with pytest.raises(ValueError) as error:
+    module.apply(variables, images, plan=everywhere)
+  _, cause = str(error.value).splitlines()
+  want = ', '.join(f"'block_{i}.after_mlp'" for i in range(3))
+  assert f"Random needs ['rng'], and sites {want} give [" in cause
+
+
 def test_bad_sizes():
   module, variables, images = setup()
   with pytest.raises(ValueError, match='resize them'):

@@ -109,3 +109,87 @@ def test_a_file_that_breaks_leaves_the_one_before(file):
   with pytest.raises(UserError, match='NameError'):
     find_pruner(f'{file}:Loud')
   assert jax.jit(before(budget=1))(Tokens.create(jnp.ones((1, 2, 1))))
+
+
+WRONG = """
+import dataclasses
+from tokpress_jax import pruners
+from tokpress_jax.pruners import budgets, selectors
+
+
+class Base(pruners.Pruner):
+  def decide(self, tokens, signals, state):
+    kept = selectors.top(
+      tokens.features[..., 0],
+      count=budgets.row_counts(self.budget, tokens),
+      valid=tokens.valid,
+      protected=tokens.protected,
+    )
+    return self.end(tokens, kept)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair(Base):
+  def end(self, tokens, kept):
+    return selectors.selection(tokens, kept, capacity=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Numbers(Base):
+  def end(self, tokens, kept):
+    return selectors.selection(tokens, kept[1], capacity=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Merged(Base):
+  def end(self, tokens, kept):
+    return pruners.nearest_kept(
+      tokens.features, tokens, kept=kept, capacity=1
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mask(Base):
+  def end(self, tokens, kept):
+    return kept[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Alone(pruners.Selecting):
+  def select(self, tokens, signals, *, count, limit):
+    return tokens.valid
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wide(pruners.TopK):
+  def score(self, tokens, signals):
+    return tokens.features
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Both(pruners.TopK):
+  def score(self, tokens, signals):
+    return tokens.features[..., 0], tokens.valid
+"""
+
+
+@pytest.mark.parametrize(
+  ('name', 'said'),
+  [
+    ('Pair', r'kept must be a mask, bool \[B=1, N=3\], got a tuple of 2; sel'),
+    ('Numbers', r'kept must be a mask, .* got int32 \(1, 3\)'),
+    ('Merged', r'this merger cannot run:\n +kept must be a mask'),
+    ('Mask', r'^Mask\.decide gave \w+; it gives a Reduction'),
+    ('Alone', r'^Alone\.select gave an array of \(1, 3\); it gives \(kept, r'),
+    ('Wide', r'^Wide\.score gave an array of \(1, 3, 1\); .* \[B=1, N=3\]'),
+    ('Both', r'^Both\.score gave a tuple of 2; it gives a number for each'),
+  ],
+)
+def test_what_a_method_gives_wrongly_is_said(tmp_path, name, said):
+  path = tmp_path / 'wrong.py'
+  path.write_text(WRONG)
+  pruner = find_pruner(f'{path}:{name}')(budget=1)
+  tokens = Tokens.create(jnp.array([[[1.0], [-3.0], [2.0]]]))
+  for call in (pruner, jax.jit(pruner)):
+    with pytest.raises(UserError, match=said):
+      call(tokens)

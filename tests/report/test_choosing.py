@@ -1,13 +1,9 @@
-"""What is left of a tower's output, against sums by hand."""
-
-import dataclasses
+"""What pruners leave of a tower's images: rows, probe and retrieval."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tokpress_jax import models, report, types
-from tokpress_jax.report import choosing
 
 CONFIG = models.ViTConfig(
   image_size=8, patch=2, channels=1, width=16, depth=2, heads=2, classes=3
@@ -53,22 +49,33 @@ def test_rows_of_all_methods_and_shares():
   assert all(row.probe == 1 for row in rows)
 
 
-def test_measures_are_those_of_a_loop():
-  rng = np.random.default_rng(1)
-  x = rng.normal(size=(1, 6, 4)).astype(np.float32)
-  tokens = types.Tokens.create(jnp.asarray(x))
-  kept = dataclasses.replace(
-    types.Tokens.create(jnp.asarray(x[:, [1, 4, 0]])),
-    valid=jnp.array([[True, True, False]]),
+def test_a_clip_finds_texts_by_what_is_kept():
+  """Brightness is the text, so that any kept patch finds it."""
+  given = images()
+  spec = types.Spec(name='it', family='model', config=CONFIG)
+  module = CONFIG.build()
+  variables = jax.jit(module.init)(jax.random.key(0), given.test)
+  model = types.Loaded(module, variables, spec)
+  pooled = jax.jit(lambda m, x: m(x).pooled)
+  features = lambda x: np.asarray(pooled(model, x))
+  unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+  of_class = np.stack(
+    [
+      features(given.train[given.train_labels == n]).mean(axis=0)
+      for n in range(3)
+    ]
   )
-  unit = x[0] / np.linalg.norm(x[0], axis=1, keepdims=True)
-  cos = unit @ unit[[1, 4]].T
-  weight = np.exp(20 * cos) / np.exp(20 * cos).sum(axis=1, keepdims=True)
-  error = np.square(x[0] - weight @ x[0, [1, 4]]).sum()
-  want = (
-    cos.max(axis=1).mean(),
-    1 - unit[1] @ unit[4],
-    error / np.square(x[0] - x[0].mean(axis=0)).sum(),
+  texts = report.Texts(
+    train=unit(of_class)[given.train_labels],
+    test=unit(of_class)[given.test_labels],
+    distinct=unit(of_class),
+    which=given.test_labels,
   )
-  got = choosing._measures(tokens, kept)
-  np.testing.assert_allclose(np.ravel(got), want, rtol=1e-4)
+  methods = ('random', 'idpruner', 'catp')
+  rows = report.measure_choosing(
+    model, given, methods, shares=(0.25,), texts=texts
+  )
+  whole = report.recalls(unit(features(given.test)), texts)
+  found = {row.method: row.recalls for row in rows}
+  assert set(found) == {'all', *methods, 'smaller image'}
+  assert found['all'] == whole and whole.text_at_1 > 0.5

@@ -24,9 +24,9 @@ in the time, but where a method works until enough is covered (SCOPE, CATP).
 scratch, by the compiler's account; `token_bytes` are the N tokens. A library of
 matrix products may take more (on a CPU up to the size of the weights).
 
-With a trained ViT (`--model RUN`) it measures instead what is left of the
-images of the run's own data, at the same shares of its patches; see
-`report.measure_choosing`.
+With a trained ViT or CLIP (`--model RUN`) it measures instead what is left of
+the images of the run's own data, at the same shares of its patches, or at
+others (`--shares 2/9 1/9 1/18`); see `report.measure_choosing`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tokpress_jax import registry
-from tokpress_jax.bench import harness
+from tokpress_jax.bench import choosing, harness
 from tokpress_jax.bench.compressor_cases import CASES, Case, find
 from tokpress_jax.bench.compressor_inputs import SCENES, WORDS, Inputs
 from tokpress_jax.bench.flops import count_flops
@@ -84,8 +83,12 @@ def run(
   repeats: int = 3,
   measure_memory: int = 1,
   model: str | None = None,
-  train_images: int = 4096,
-  test_images: int = 2048,
+  text_model: str | None = None,
+  dataset: str | None = None,
+  shares: float | str | Sequence[float | str] | None = None,
+  layer: int | None = None,
+  train_images: int | None = None,
+  test_images: int | None = None,
 ) -> list[harness.Row]:
   """Times the methods at their published budgets, or measures what is left.
 
@@ -98,9 +101,12 @@ def run(
     batch: rows of a call.
     repeats: timed calls of each; one of over ten seconds is timed once.
     measure_memory: 0 leaves out the peaks of memory.
-    model: a work directory of a classifier; nothing is timed then. Methods are
-      by default those that keep K of one image's tokens; what needs a text or a
-      selector's scores is left out.
+    model: a trained ViT or CLIP; nothing is timed then, and the options below
+      are read, whose defaults and meanings `bench.choosing.left_of` has.
+    text_model: the text tower that belongs to a ViT.
+    dataset: other images than the run's.
+    shares: of the patches that are kept.
+    layer: whose output is read.
     train_images: for the linear probe.
     test_images: that are measured.
 
@@ -108,13 +114,23 @@ def run(
     A row for each method and number of tokens.
 
   Raises:
-    UserError: if there are no budgets for a number of tokens, or a method is
-      unknown.
+    UserError: if there are no budgets for a number of tokens, a method is
+      unknown, or options do not go together.
   """
   given = (methods,) if isinstance(methods, str) else methods
+  of_model = {
+    'text_model': text_model,
+    'dataset': dataset,
+    'shares': shares,
+    'layer': layer,
+    'train_images': train_images,
+    'test_images': test_images,
+  }
+  of_model = {name: x for name, x in of_model.items() if x is not None}
   if model is not None:
-    names = METHODS if given is None else tuple(given)
-    return left_of(model, names, train_images, test_images)
+    return choosing.left_of(model, given, everything=METHODS, **of_model)
+  if of_model:
+    raise UserError(f'{", ".join(of_model)} need a --model')
   cases = list(CASES.values()) if given is None else [find(n) for n in given]
   slots = (slots,) if isinstance(slots, int) else tuple(slots)
   if unknown := sorted(set(slots) - set(KEPT)):
@@ -132,36 +148,6 @@ def run(
       measure_memory=bool(measure_memory),
     )
   return rows
-
-
-def left_of(
-  model: str, methods: Sequence[str], train_images: int, test_images: int
-) -> list[harness.Row]:
-  """What methods leave of a run's images; see `run`."""
-  from tokpress_jax import report, workdir
-  from tokpress_jax.io import load as load_lib
-
-  plain = [
-    name
-    for name in methods
-    if not registry.resolve(name)().needs & {'text', 'importance'}
-  ]
-  images = report.image_set(
-    workdir.read_config(model).data,
-    max_train=train_images,
-    max_test=test_images,
-  )
-  rows = report.measure_choosing(load_lib.load(model), images, plain)
-  return [
-    {
-      'name': f'{row.method}/{row.tokens}',
-      'coverage': row.coverage,
-      'diversity': row.diversity,
-      'error': row.error,
-      'probe': row.probe,
-    }
-    for row in rows
-  ]
 
 
 def compare(

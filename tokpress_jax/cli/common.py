@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -115,6 +116,37 @@ def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
     else:
       raise UserError(f'There is no image or folder {str(path)!r}.')
   return found
+
+
+def readable(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+  """Returns the images that can be read; the others are told on stderr.
+
+  A command that goes on without some of its images ends with status 1.
+
+  Args:
+    paths: Image files.
+
+  Raises:
+    UserError: None of them can be read; all causes are listed.
+  """
+  found, causes = [], []
+  for path in paths:
+    try:
+      images.load_image(path)
+      found.append(path)
+    except images.ImageError as error:
+      causes.append(str(error))
+  if not found:
+    raise UserError('\n  '.join(['No image can be read:', *causes]))
+  if causes:
+    head = f'Left out, {len(causes)} of {len(paths)} images:'
+    print('\n  '.join([head, *causes]), file=sys.stderr)
+  return found
+
+
+def told(text: str) -> None:
+  """Says on stderr what takes its time now."""
+  print(text, file=sys.stderr, flush=True)
 
 
 def read_squares(

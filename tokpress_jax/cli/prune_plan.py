@@ -68,7 +68,7 @@ def make_plan(
   Raises:
     UserError: if the amounts contradict each other or the host.
   """
-  sites = sites or _own_sites(cls)
+  sites = sites or own_sites(cls)
   amounts = _default(cls, amounts, sites=len(sites) or depth, patches=patches)
   numbers = amounts.r or amounts.keep or amounts.tokens
   if not sites:
@@ -154,7 +154,7 @@ def clipped(plan: Plan, sizes: Sequence[int]) -> list[str]:
   return found
 
 
-def _own_sites(cls: Any) -> Sequence[str]:
+def own_sites(cls: Any) -> Sequence[str]:
   """Where a method stands by its paper, if not inside the layers."""
   if cls is before_llm.MustDrop:
     return ('block_0.after_mlp',)
@@ -246,7 +246,9 @@ def _budgets(
 
 
 def _of_layer(cls: Any, site: str, depth: int) -> dict[str, Any]:
-  """Fields that a paper sets layer by layer."""
+  """Fields that a paper sets layer by layer, or for a tower's depth."""
+  if site == 'tower_out':
+    return before_llm.layers_of(cls, depth=depth)
   match = _BLOCK.match(site)
   if not (issubclass(cls, pruners.PiToMe) and match):
     return {}

@@ -14,6 +14,7 @@ from tokpress_jax import generators, models
 from tokpress_jax.cli import common
 from tokpress_jax.data import streaming
 from tokpress_jax.errors import UserError
+from tokpress_jax.types import Loaded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,30 @@ class TextFlags:
     )
     run = jax.jit(lambda encoder, codes: encoder(codes))
     return streaming.in_batches(lambda x: run(encoder, x), [codes], 16)
+
+  def for_tower(self, model: Loaded) -> tuple[Loaded, np.ndarray | None]:
+    """The image tower of a model, and what stands for each text beside it.
+
+    Args:
+      model: a CLIP, whose own text tower is read; or an image tower, beside
+        `text_encoder`.
+
+    Returns:
+      The tower; float32 [B, P], or None if there are no texts.
+
+    Raises:
+      UserError: a text has words that are not known, or see `encode`.
+    """
+    config = model.module.config
+    if not isinstance(config, models.CLIPConfig):
+      if not self.text:
+        return model, None
+      return model, np.asarray(self.encode(self.text).pooled)
+    image, text = models.clip_towers(model)
+    if not self.text:
+      return image, None
+    pooled = jax.jit(lambda text, codes: text(codes).pooled)
+    return image, np.asarray(pooled(text, config.codes(self.text)))
 
   def for_decoder(self, config: Any, count: int) -> np.ndarray | None:
     """What the decoder of a tokenizer reads of the texts.

@@ -46,6 +46,8 @@ class DataConfig:
     image_key: The TFDS feature that holds the image.
     label_key: The TFDS feature that holds the class; a data set without it
       gives label -1.
+    text_key: The TFDS feature that holds a text; a data set without it, or
+      that does not say which words it has (`io.words`), gives none.
     on_error: What an unreadable image does. `raise` stops, naming file and
       record. `skip` puts the next readable record in its place (training) or
       masks it (evaluation), and counts it.
@@ -69,6 +71,7 @@ class DataConfig:
   shuffle: bool = _identity(True)
   image_key: str = _identity('image')
   label_key: str = _identity('label')
+  text_key: str = _identity('text')
   on_error: OnError = _identity('raise')
   workers: int = 0
   cache_mib: int = 256

@@ -15,6 +15,7 @@ from tokpress_jax.data.config import DataConfig, DataError
 from tokpress_jax.data.transforms import EvalTransform, TrainTransform
 from tokpress_jax.io import images
 from tokpress_jax.io.token_header import Header
+from tokpress_jax.io.words import WordCodec
 
 TrainFunction = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 EvalFunction = Callable[[np.ndarray, int], np.ndarray]
@@ -33,6 +34,7 @@ class DatasetInfo:
     channels: 1 or 3.
     num_classes: Number of classes; 0 if the images have no labels.
     class_names: One name per class, or empty.
+    codec: What makes codes of the images' texts; None if they have none.
     splits: Every split of the data set with its number of records.
     directory: Where the files lie.
     description: A paragraph for people; hold-outs are named here.
@@ -46,6 +48,7 @@ class DatasetInfo:
   channels: Literal[1, 3]
   num_classes: int
   class_names: tuple[str, ...] = ()
+  codec: WordCodec | None = None
   splits: tuple[tuple[str, int], ...] = ()
   directory: str = ''
   description: str = ''
@@ -71,6 +74,10 @@ class Dataset(abc.ABC):
   def where(self, index: int) -> str:
     """Names the file and the record, for messages."""
 
+  def text(self, index: int) -> str:
+    """Returns a record's text, of data sets whose `info` has a codec."""
+    raise DataError(f'{self.where(index)} has no text.')
+
   def decode(self, encoded: Any, index: int) -> np.ndarray:
     """Decodes what `read` gave: uint8 `[H, W, C]` at its own size."""
     return images.load_image(
@@ -93,7 +100,7 @@ class Dataset(abc.ABC):
     return TrainTransform(config, size), EvalTransform(config, size)
 
   def blank(self) -> np.ndarray:
-    """Returns what stands in a row of a batch that holds no record."""
+    """Returns what stands for an image, or for codes, where there are none."""
     size = self._size()
     return np.zeros((size, size, self.info.channels), np.uint8)
 
@@ -130,11 +137,25 @@ class Dataset(abc.ABC):
         f'records, 0 to {len(self) - 1}; record {index} was asked for.'
       )
     encoded, label = self.read(index)
-    return {
+    element = {
       self.key: self.decode(encoded, index),
       'label': np.int32(label),
       'index': np.int64(index),
     }
+    if self.info.codec is not None:
+      element['text'] = self.info.codec.encode([self.text(index)])[0]
+    return element
+
+  def nothing(self) -> dict[str, Any]:
+    """Returns what stands in a row of a batch that holds no record."""
+    element = {
+      self.key: self.blank(),
+      'label': np.int32(-1),
+      'index': np.int64(-1),
+    }
+    if self.info.codec is not None:
+      element['text'] = np.zeros(self.info.codec.length, np.int32)
+    return element
 
 
 def open_dataset(config: DataConfig, split: str | None = None) -> Dataset:

@@ -1,7 +1,7 @@
 """Batches that are a pure function of (seed, step).
 
 B is the global batch size, S an image's side, C its channels; N tokens of Q
-codes each where the records are tokens.
+codes each where the records are tokens; M codes of a text.
 
 The order is: source -> seed -> shuffle -> repeat -> map (decode) -> random_map
 (fit, augment) -> rows of this step and host -> batch. Randomness depends on a
@@ -101,7 +101,8 @@ class Stream:
     Yields:
       `image` uint8 `[B / hosts, S, S, C]` (of tokens: `codes` int32 `[B /
       hosts, N, Q]`), `label` int32, `index` int64 (record number) and `valid`
-      bool (all True), each `[B / hosts]`.
+      bool (all True), each `[B / hosts]`; where the images have texts, `text`
+      int32 `[B / hosts, M]` too, see `io.words`.
     """
     for batch in _iterate(self._rows, start_step, self._config.workers):
       yield self._account(batch)
@@ -224,12 +225,7 @@ class _EvalLoad:
       except UserError:
         if self.on_error == 'raise':
           raise
-    return {
-      key: self.dataset.blank(),
-      'label': np.int32(-1),
-      'index': np.int64(-1),
-      'valid': np.bool_(False),
-    }
+    return {**self.dataset.nothing(), 'valid': np.bool_(False)}
 
 
 class _Rows:

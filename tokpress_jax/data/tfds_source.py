@@ -6,6 +6,7 @@ from tokpress_jax import errors
 from tokpress_jax.data import storage
 from tokpress_jax.data.config import DataConfig, DataError
 from tokpress_jax.data.dataset import Dataset, DatasetInfo
+from tokpress_jax.io.words import WordCodec
 
 
 class TfdsDataset(Dataset):
@@ -49,7 +50,13 @@ class TfdsDataset(Dataset):
       raise DataError(
         f'{config.name} has no split {split!r}. {reason}'
       ) from error
+    facts = builder.info.metadata or {}
+    codec = None
+    if config.text_key in features and 'words' in facts:
+      words, length = tuple(facts['words']), int(facts['text_length'])
+      codec = WordCodec(words=words, length=length)
     self._image_key = config.image_key
+    self._text_key = config.text_key
     self._label_key = config.label_key if label else None
     self._shards = tuple(
       (str(part.filename), part.skip, part.take) for part in instructions
@@ -64,6 +71,7 @@ class TfdsDataset(Dataset):
       channels=config.channels or (1 if channels == 1 else 3),
       num_classes=label.num_classes if label else 0,
       class_names=tuple(label.names) if label else (),
+      codec=codec,
       splits=tuple(
         (name, part.num_examples) for name, part in builder.info.splits.items()
       ),
@@ -73,15 +81,22 @@ class TfdsDataset(Dataset):
 
   def read(self, index: int) -> tuple[Any, int]:
     """See the base class."""
+    record = self._record(index)
+    label = -1 if self._label_key is None else int(record[self._label_key])
+    return record[self._image_key], label
+
+  def text(self, index: int) -> str:
+    """See the base class."""
+    return self._record(index)[self._text_key].decode()
+
+  def _record(self, index: int) -> Any:
     try:
-      record = self._source[index]
+      return self._source[index]
     except Exception as error:  # ArrayRecord and protobuf raise their own.
       raise DataError(
         f'{self.where(index)} cannot be read: {error}. The file is probably '
         'truncated or damaged; prepare the data set again.'
       ) from error
-    label = -1 if self._label_key is None else int(record[self._label_key])
-    return record[self._image_key], label
 
   def where(self, index: int) -> str:
     """See the base class."""

@@ -108,10 +108,16 @@ def _example(
       *(f'# {name}: float32 [B, {s}]' for name, s in sizes.items()),
       f'model({", ".join(inputs)})  # [B, K, F]',
     ]
+  text = []
+  uses = ['model(batch).logits  # [1, classes]']
+  if 'words' in model:  # two towers
+    names = ' '.join(model['words'][:2]) or 'a text'
+    text = [f'codes = model.module.config.codes([{names!r}])']
+    uses = ['model(batch, codes)  # similarities, [1, 1]']
+    model = model['image']
   seen = model['tower'] if family == 'reader' else model
   size, channels = seen['image_size'], seen['channels']
   shape = f'[1, {size}, {size}, {channels}]'
-  uses = ['model(batch).logits  # [1, classes]']
   if family == 'tokenizer':
     uses = [
       'encoded = model.encode(batch)',
@@ -125,5 +131,6 @@ def _example(
     f"pixels = tp.load_image('photo.jpg', channels={channels})",
     f'squares, _ = images.fit_image(pixels, {size})  # uint8 {shape}',
     f'batch = images.to_float(squares)  # float32 {shape} in [-1, 1]',
+    *text,
     *uses,
   ]

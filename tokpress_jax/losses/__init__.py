@@ -15,6 +15,7 @@ from tokpress_jax.losses.blur_discriminator import (
   BlurDiscriminatorConfig,
 )
 from tokpress_jax.losses.classification import accuracy, cross_entropy
+from tokpress_jax.losses.contrastive import clip_loss, same_rows, siglip_loss
 from tokpress_jax.losses.convnext import ConvNeXt, load_convnext
 from tokpress_jax.losses.decibel import decibel
 from tokpress_jax.losses.discriminator import (
@@ -37,6 +38,7 @@ __all__ = [
   'accuracy',
   'adaptive_weight',
   'charbonnier',
+  'clip_loss',
   'cross_entropy',
   'decibel',
   'discriminator_loss',
@@ -46,5 +48,7 @@ __all__ = [
   'load_convnext',
   'load_lpips',
   'logit_sums',
+  'same_rows',
+  'siglip_loss',
   'with_gradient',
 ]

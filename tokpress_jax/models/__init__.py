@@ -1,5 +1,11 @@
 """Hosts, in which pruners stand, and the text encoders that others read."""
 
+from tokpress_jax.models.clip import (
+  CLIP,
+  CLIPConfig,
+  clip_towers,
+  image_tower,
+)
 from tokpress_jax.models.clip_codes import clip_codes
 from tokpress_jax.models.clip_text import (
   ClipText,
@@ -14,8 +20,10 @@ from tokpress_jax.models.vit import ViT, ViTOutput
 from tokpress_jax.models.vit_config import PRESETS, ViTConfig
 
 __all__ = [
+  'CLIP',
   'PRESETS',
   'Answer',
+  'CLIPConfig',
   'ClipText',
   'ClipTextConfig',
   'CompressorConfig',
@@ -28,6 +36,8 @@ __all__ = [
   'ViTConfig',
   'ViTOutput',
   'clip_codes',
+  'clip_towers',
+  'image_tower',
   'model_flops',
   'parse_plan',
   'token_counts',

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from tokpress_jax.errors import UserError
 from tokpress_jax.models import sites, tower
@@ -46,11 +47,7 @@ def observe(
     UserError: if the layer or a need is not there.
   """
   depth = stack.config.depth
-  if not -depth <= layer < depth:
-    raise UserError(
-      f'this tower has layers 0 to {depth - 1} (or -{depth} to -1), got '
-      f'layer={layer}'
-    )
+  _check_layer(layer, depth)
   names = {n for n in needs if isinstance(n, str)}
   own = {n: Tap(n, layer) for n in names & gives}
   others = {n for n in ('pixels', 'rng') if getattr(shared, n) is not None}
@@ -79,6 +76,45 @@ def observe(
   return without_first(found[0], signals, special)
 
 
+def finish(
+  stack: Stack, tokens: Tokens, *, layer: int, proportional: bool
+) -> Tokens:
+  """Runs the layers that come after one.
+
+  Args:
+    stack: a bound module.
+    tokens: what is left of that layer's output; padding is not seen.
+    layer: the number of the layer.
+    proportional: whether a token weighs by its mass in attention.
+
+  Returns:
+    What leaves the last layer.
+
+  Raises:
+    UserError: if the layer is not there.
+  """
+  depth = stack.config.depth
+  _check_layer(layer, depth)
+  start = layer % depth + 1
+  if start == depth:
+    return tokens
+  x, _ = stack(
+    tokens.features,
+    mask=tokens.valid[:, None, None, :],
+    bias=reduction.log_mass_bias(tokens) if proportional else None,
+    segment=(start, depth),
+  )
+  return dataclasses.replace(tokens, features=x)
+
+
+def _check_layer(layer: int, depth: int) -> None:
+  if not -depth <= layer < depth:
+    raise UserError(
+      f'this tower has layers 0 to {depth - 1} (or -{depth} to -1), got '
+      f'layer={layer}'
+    )
+
+
 def without_first(
   tokens: Tokens, signals: Signals, number: int
 ) -> tuple[Tokens, Signals]:
@@ -92,6 +128,8 @@ def without_first(
   Returns:
     Both over N - number slots, with nothing protected.
   """
+  if not number:
+    return tokens, signals
 
   def cut(x: Array, axis: int) -> Array:
     return jax.lax.slice_in_dim(x, number, None, axis=axis)
@@ -107,3 +145,31 @@ def without_first(
     num_protected=0,
   )
   return left, reduction.map_signals(signals, cut)
+
+
+def with_first(tokens: Tokens, left: Tokens, number: int) -> Tokens:
+  """Puts the tokens that led every row before what is left of the others.
+
+  Args:
+    tokens: of `observe` with special='keep'.
+    left: what a pruner left of `without_first(tokens, ...)`.
+    number: how many led the row.
+
+  Returns:
+    Their slots after one another, for `ViT.finish`.
+  """
+
+  def join(name: str) -> Array:
+    first = getattr(tokens, name)[:, :number]
+    return jnp.concatenate([first, getattr(left, name)], axis=1)
+
+  names = ('features', 'positions', 'valid', 'mass', 'kind', 'owner')
+  fields: dict[str, Any] = {name: join(name) for name in names}
+  return dataclasses.replace(
+    left,
+    **fields,
+    protected=join('protected'),
+    source_count=left.source_count + number,
+    source_slots=left.source_slots + number,
+    num_protected=left.num_protected + number,
+  )

@@ -70,6 +70,9 @@ def parse_plan(
     )
     pairs = ()
   layers: dict[int, tuple[Plan, Plan]] = {}
+  # One cause for all sites that it concerns.
+  unknown: dict[str, list[str]] = {}
+  lacking: dict[tuple[str, str, str], list[str]] = {}
   ends = {'embed': -1, 'tower_out': depth}
   for pair in pairs:
     if not _is_pair(pair):
@@ -81,7 +84,7 @@ def parse_plan(
     site, pruner = pair
     match = _BLOCK.fullmatch(site)
     if site not in ends and (not match or int(match[1]) >= depth):
-      causes.append(_unknown(site, depth))
+      unknown.setdefault(site if match is None else 'layer', []).append(site)
       continue
     given = gives | block_gives if match else gives
     wanted = {n for n in pruner.needs if isinstance(n, Tap)}
@@ -93,10 +96,8 @@ def parse_plan(
       missing += sorted(map(str, wanted))
     if missing:
       taps = ' and taps of its layers' if site == 'tower_out' else ''
-      causes.append(
-        f'{type(pruner).__name__} needs {missing}, and site {site!r} gives '
-        f'{sorted(given)}{taps}'
-      )
+      cause = type(pruner).__name__, str(missing), f'{sorted(given)}{taps}'
+      lacking.setdefault(cause, []).append(site)
     layer = int(match[1]) if match else ends[site]
     middle, end = layers.get(layer, ((), ()))
     if match and match[2] == 'after_attention':
@@ -104,6 +105,12 @@ def parse_plan(
     else:
       end = (*end, (site, pruner))
     layers[layer] = middle, end
+  causes += [
+    f'{name} needs {missing}, and {_shown(at)} give{"s" * (len(at) < 2)} '
+    f'{there}'
+    for (name, missing, there), at in lacking.items()
+  ]
+  causes += [_unknown(at, depth) for at in unknown.values()]
   checks.refuse('this plan', causes)
   return layers
 
@@ -152,16 +159,23 @@ def _is_pair(pair: object) -> bool:
   )
 
 
-def _unknown(site: str, depth: int) -> str:
-  """Says which sites there are, and the nearest."""
+def _shown(sites: Sequence[str]) -> str:
+  """Sites as text, the first and the last of many."""
+  if len(sites) > 3:
+    return f'{len(sites)} sites, {sites[0]!r} to {sites[-1]!r}'
+  return f'site{"s" * (len(sites) > 1)} {", ".join(map(repr, sites))}'
+
+
+def _unknown(sites: Sequence[str], depth: int) -> str:
+  """Says which sites there are, and the nearest to the first unknown one."""
   names = ['embed', 'tower_out'] + [
     f'block_{i}.{part}'
     for i in range(depth)
     for part in ('after_attention', 'after_mlp')
   ]
-  close = difflib.get_close_matches(site, names, 1) or names[-1:]
+  close = difflib.get_close_matches(sites[0], names, 1) or names[-1:]
   return (
-    f'unknown site {site!r}; sites are embed, block_i.after_attention and '
+    f'unknown {_shown(sites)}; sites are embed, block_i.after_attention and '
     f'block_i.after_mlp with i from 0 to {depth - 1}, and tower_out; try '
     f'{close[0]!r}'
   )

@@ -280,6 +280,64 @@ class ViT(nn.Module):
       shared=Signals(pixels=images, rng=tower.row_keys(rng, images.shape[0])),
     )
 
+  def finish(
+    self, tokens: Tokens, *, layer: int = -2, proportional: bool = True
+  ) -> ViTOutput:
+    """Goes on where `observe` stopped, with the tokens that were kept.
+
+    The rest of the layers, the norm, the pooling and the projection: what the
+    whole image is to this tower if later layers see nothing else of it.
+
+    Args:
+      tokens: of `observe` with the same layer and special='keep', or what a
+        pruner left of them; masses weigh, padding is ignored.
+      layer: whose output they are, static.
+      proportional: see `__call__`.
+
+    Returns:
+      Logits, pooled features and normed tokens; no reductions.
+
+    Raises:
+      UserError: if the layer is not there, or the special tokens are gone.
+    """
+    c = self.config
+    if c.num_special and tokens.num_protected < c.num_special:
+      raise UserError(
+        f'this ViT reads {c.num_special} special tokens, and of these tokens '
+        f"{tokens.num_protected} are protected; observe with special='keep'"
+      )
+    tokens = observing.finish(
+      self.stack, tokens, layer=layer, proportional=proportional
+    )
+    normed = self.norm(tokens.features)
+    tokens = dataclasses.replace(tokens, features=normed)
+    pooled, logits = self._read(tokens, proportional)
+    return ViTOutput(
+      logits=logits,
+      pooled=pooled,
+      tokens=tokens,
+      hidden=(),
+      reductions=(),
+      sites=(),
+    )
+
+  def project_tokens(self, tokens: Tokens) -> Array:
+    """Puts every token where pooled ones are, as if it stood for the image.
+
+    The last norm, and the projection if there is one: of CLIP, patches in the
+    space of its texts.
+
+    Args:
+      tokens: N slots of `observe`.
+
+    Returns:
+      float32 [B, N, P], or [B, N, D] without a projection.
+    """
+    x = self.norm(tokens.features)
+    if self.config.features:
+      x = self.project(x)
+    return x.astype(jnp.float32)
+
   def masked(self, images: Array, step: masked.Step) -> Array:
     """Classifies images while masks stand for what would leave.
 

@@ -101,7 +101,12 @@ class Pruner:
         all causes are listed.
     """
     check(tokens, signals, self.needs, problems=self.problems)
-    result = self.decide(tokens, signals, state)
+    result: Any = self.decide(tokens, signals, state)
+    if not isinstance(result, Reduction):
+      raise UserError(
+        f'{type(self).__name__}.decide gave {type(result).__name__}; it gives '
+        'a Reduction, as selectors.selection(tokens, kept, capacity=...) makes'
+      )
     return positions_lib.place(tokens.positions, result, policy=self.positions)
 
   def __call__(

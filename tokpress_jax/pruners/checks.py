@@ -134,6 +134,28 @@ def slots_causes(kept: Array, capacity: int) -> list[str]:
   ]
 
 
+def mask_causes(name: str, mask: Any, like: Array) -> list[str]:
+  """Finds what is no mask over the slots.
+
+  Args:
+    name: of the mask.
+    mask: as given.
+    like: [B, N].
+  """
+  batch, slots = like.shape
+  shape, dtype = getattr(mask, 'shape', None), getattr(mask, 'dtype', None)
+  if shape == like.shape and dtype == np.dtype(bool):
+    return []
+  got = f'{dtype} {shape}' if shape is not None else type(mask).__name__
+  hint = ''
+  if isinstance(mask, tuple):
+    got = f'a tuple of {len(mask)}'
+    hint = '; selectors give (kept, rank): take the first, as kept, _ = ...'
+  return [
+    f'{name} must be a mask, bool [B={batch}, N={slots}], got {got}{hint}'
+  ]
+
+
 def _longest(valid: Array, protected: Array | None) -> int:
   """Unprotected tokens of the longest row, N if they cannot be counted."""
   if not concrete(valid, protected):

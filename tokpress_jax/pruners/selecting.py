@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import base, budgets, selectors
 from tokpress_jax.types import Array, Reduction, Signals, Tokens
 
@@ -39,12 +40,18 @@ class Selecting(base.Pruner):
   def decide(self, tokens: Tokens, signals: Signals, state: Any) -> Reduction:
     """Selects."""
     capacity = budgets.capacity(self.budget, tokens)
-    kept, rank = self.select(
+    chosen: Any = self.select(
       tokens,
       signals,
       count=budgets.row_counts(self.budget, tokens),
       limit=max(capacity - tokens.num_protected, 1),
     )
+    if not isinstance(chosen, tuple | list) or len(chosen) != 2:
+      raise UserError(
+        f'{type(self).__name__}.select gave {_called(chosen)}; it gives (kept, '
+        'rank), as the selectors do'
+      )
+    kept, rank = chosen
     return selectors.selection(
       tokens,
       kept,
@@ -65,9 +72,24 @@ class TopK(Selecting):
     self, tokens: Tokens, signals: Signals, *, count: Array, limit: int
   ) -> tuple[Array, Array]:
     """Selects by score."""
+    score: Any = self.score(tokens, signals)
+    if getattr(score, 'shape', None) != tokens.valid.shape:
+      batch, slots = tokens.valid.shape
+      raise UserError(
+        f'{type(self).__name__}.score gave {_called(score)}; it gives a number '
+        f'for each token, [B={batch}, N={slots}]'
+      )
     return selectors.top(
-      self.score(tokens, signals),
+      score,
       count=count,
       valid=tokens.valid,
       protected=tokens.protected,
     )
+
+
+def _called(value: Any) -> str:
+  """What a method of the user's gave, in words."""
+  if isinstance(value, tuple):
+    return f'a tuple of {len(value)}'
+  shape = getattr(value, 'shape', None)
+  return type(value).__name__ if shape is None else f'an array of {shape}'

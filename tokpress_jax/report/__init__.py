@@ -7,6 +7,7 @@ from tokpress_jax.report.compressing import (
   compressing_table,
   write_compressing,
 )
+from tokpress_jax.report.contact_sheets import Kept, contact_sheet, keep
 from tokpress_jax.report.flow_steps import (
   FlowStepsResult,
   draws_steps,
@@ -23,6 +24,12 @@ from tokpress_jax.report.pruning import (
 from tokpress_jax.report.quality import QualityCost, measure_quality
 from tokpress_jax.report.render import write_report
 from tokpress_jax.report.results import Report
+from tokpress_jax.report.retrieval import (
+  Recalls,
+  Texts,
+  embed_texts,
+  recalls,
+)
 from tokpress_jax.report.samples import SampleResult, measure_generator
 from tokpress_jax.report.steps import (
   measure_steps,
@@ -40,18 +47,24 @@ __all__ = [
   'ChoosingRow',
   'FlowStepsResult',
   'ImageSet',
+  'Kept',
   'PruningResult',
   'PruningRow',
   'QualityCost',
+  'Recalls',
   'Report',
   'SampleResult',
+  'Texts',
   'TokenizerResult',
   'compressing_figure',
   'compressing_rows',
   'compressing_table',
+  'contact_sheet',
   'draws_steps',
+  'embed_texts',
   'flow_steps_figure',
   'image_set',
+  'keep',
   'measure_choosing',
   'measure_flow_steps',
   'measure_generator',
@@ -62,6 +75,7 @@ __all__ = [
   'measure_tokenizer',
   'pruning_figure',
   'read_curves',
+  'recalls',
   'scale_curves',
   'steps_figure',
   'takes_steps',

@@ -1,6 +1,7 @@
 """A data set's images in memory: what a report measures on.
 
-Dimension letters: N images, H rows, W columns, C channels.
+Dimension letters: N images, H rows, W columns, C channels, L codes of
+a text.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class ImageSet:
     train_labels: int32 [N].
     test: float32 [M, H, W, C].
     test_labels: int32 [M].
+    train_texts: codes int32 [N, L]; None if the images have no texts.
+    test_texts: int32 [M, L].
   """
 
   info: Any
@@ -31,6 +34,8 @@ class ImageSet:
   train_labels: np.ndarray
   test: np.ndarray
   test_labels: np.ndarray
+  train_texts: np.ndarray | None = None
+  test_texts: np.ndarray | None = None
 
 
 def image_set(
@@ -46,27 +51,30 @@ def image_set(
   Returns:
     The images.
   """
-  train, train_labels = _read(config, config.split, max_train)
-  test, test_labels = _read(config, config.eval_split, max_test)
+  train = _read(config, config.split, max_train)
+  test = _read(config, config.eval_split, max_test)
   return ImageSet(
     info=data.open_dataset(config).info,
-    train=train,
-    train_labels=train_labels,
-    test=test,
-    test_labels=test_labels,
+    train=images_lib.to_float(train['image']),
+    train_labels=train['label'],
+    test=images_lib.to_float(test['image']),
+    test_labels=test['label'],
+    train_texts=train.get('text'),
+    test_texts=test.get('text'),
   )
 
 
 def _read(
   config: data.DataConfig, split: str, limit: int
-) -> tuple[np.ndarray, np.ndarray]:
-  pixels, labels, count = [], [], 0
+) -> dict[str, np.ndarray]:
+  parts, count = [], 0
   for batch in data.eval_batches(config, split=split, batch_size=256):
     valid = batch['valid']
-    pixels.append(batch['image'][valid])
-    labels.append(batch['label'][valid])
+    parts.append({name: x[valid] for name, x in batch.items()})
     count += int(valid.sum())
     if count >= limit:
       break
-  joined = np.concatenate(pixels)[:limit]
-  return images_lib.to_float(joined), np.concatenate(labels)[:limit]
+  return {
+    name: np.concatenate([part[name] for part in parts])[:limit]
+    for name in parts[0]
+  }

@@ -1,5 +1,6 @@
 """Pictures a person looks at: sheets of images, curves, one HTML page."""
 
+from tokpress_jax.viz.contact import contact_sheet, draw_choice, draw_crops
 from tokpress_jax.viz.curves import (
   INK,
   LINES,
@@ -29,11 +30,14 @@ from tokpress_jax.viz.pruning import (
 )
 from tokpress_jax.viz.sheets import (
   edits,
+  encoded,
   png,
   reconstructions,
   samples_by_class,
   scale_by_scale,
   sheet,
+  small_png,
+  wrap,
 )
 
 __all__ = [
@@ -46,13 +50,17 @@ __all__ = [
   'Theme',
   'blank',
   'both_themes',
+  'contact_sheet',
   'curve',
+  'draw_choice',
+  'draw_crops',
   'draw_groups',
   'draw_kept',
   'draw_reductions',
   'draw_tokens',
   'dress',
   'edits',
+  'encoded',
   'figure_png',
   'follow_patches',
   'loss_curve',
@@ -67,7 +75,9 @@ __all__ = [
   'samples_by_class',
   'scale_by_scale',
   'sheet',
+  'small_png',
   'token_bars',
   'token_panels',
+  'wrap',
   'write_page',
 ]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import colorsys
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -105,7 +104,7 @@ def draw_kept(
   Returns:
     uint8 [H, W, 3].
   """
-  shown = _to_pixels(kept, image)[..., None]
+  shown = to_pixels(kept, image)[..., None]
   pale = image + (255 - image.astype(np.float32)) * fade
   return np.where(shown, image, pale).astype(np.uint8)
 
@@ -132,11 +131,11 @@ def draw_groups(
   Returns:
     uint8 [H, W, 3].
   """
-  where = _to_pixels(slots, image)
+  where = to_pixels(slots, image)
   if line is None:
     line = max(1, image.shape[0] // slots.shape[0] // 12)
   out = draw_kept(image, slots >= 0, fade=fade)
-  edge = _edges(where, line)
+  edge = edges(where, line)
   found, first, size = np.unique(slots, return_index=True, return_counts=True)
   for slot, start in zip(found[size > 1], first[size > 1], strict=True):
     if slot < 0:
@@ -145,7 +144,7 @@ def draw_groups(
     mean = image[inside].mean(axis=0).round()
     out[inside] = mean
     # By the first patch, so that most groups keep their colour over layers.
-    out[inside & edge] = _outline(int(start), mean)
+    out[inside & edge] = outline(int(start), mean)
   return out
 
 
@@ -319,7 +318,11 @@ def pruned_sheet(
   font = ImageFont.load_default(size)
   title = 'tokens that enter each layer; dark: those left for its MLP'
   width = max(top.width, int(font.getlength(title)) + 1)
-  shown = [piece for line in lines for piece in _wrap(line, font, width)]
+  shown = [
+    piece
+    for line in lines
+    for piece in sheets.wrap(line, width, size).splitlines()
+  ]
   bars = token_bars(counts, width=width)
   below = gap + size + 6 + bars.height + gap + (size + 5) * len(shown)
   out = Image.new('RGBA', (width, top.height + below), (0, 0, 0, 0))
@@ -336,28 +339,32 @@ def pruned_sheet(
   return out
 
 
-def _wrap(line: str, font: Any, width: int) -> list[str]:
-  """Breaks a line of text between words."""
-  found: list[str] = []
-  for word in line.split():
-    longer = f'{found[-1]} {word}' if found else word
-    if found and font.getlength(longer) <= width:
-      found[-1] = longer
-    else:
-      found.append(word)
-  return found
+def outline(number: int, fill: np.ndarray) -> np.ndarray:
+  """The colour of an outline, far from those of near numbers and the fill.
 
+  Args:
+    number: of the group.
+    fill: [3], 0 to 255, what it surrounds.
 
-def _outline(number: int, fill: np.ndarray) -> np.ndarray:
-  """The colour of an outline, far from those of near numbers and the fill."""
+  Returns:
+    float [3], 0 to 255.
+  """
   hue = (0.08 + number * 0.6180339887) % 1  # steps of the golden ratio
   dark = fill @ (0.299, 0.587, 0.114) < 150
   value = 1.0 if dark else 0.62
   return np.round(np.multiply(colorsys.hsv_to_rgb(hue, 0.85, value), 255))
 
 
-def _edges(where: np.ndarray, line: int) -> np.ndarray:
-  """Pixels [H, W] with another label, or the border, within `line` of them."""
+def edges(where: np.ndarray, line: int) -> np.ndarray:
+  """Finds pixels near another label, or near the border.
+
+  Args:
+    where: int [H, W], the label of each pixel.
+    line: how near, in pixels.
+
+  Returns:
+    bool [H, W].
+  """
   padded = np.pad(where, line, constant_values=-2)
   height, width = where.shape
   edge = np.zeros(where.shape, bool)
@@ -367,8 +374,16 @@ def _edges(where: np.ndarray, line: int) -> np.ndarray:
   return edge
 
 
-def _to_pixels(values: np.ndarray, image: np.ndarray) -> np.ndarray:
-  """Spreads values [h, w] over the pixels [H, W] of their patches."""
+def to_pixels(values: np.ndarray, image: np.ndarray) -> np.ndarray:
+  """Spreads values over the pixels of their patches.
+
+  Args:
+    values: [h, w], integers or bool.
+    image: [H, W, ...], of which the size is taken.
+
+  Returns:
+    [H, W] of the same dtype.
+  """
   height, width = image.shape[:2]
   picture = Image.fromarray(np.asarray(values, np.int32))
   resized = picture.resize((width, height), Image.Resampling.NEAREST)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tokpress_jax.errors import UserError
+
 _LABEL = (125, 125, 125, 255)
 _TEXT = 13  # Height of the labels, in pixels.
 
@@ -26,16 +28,18 @@ def sheet(
   column_labels: Sequence[str] = (),
   cell: int = 64,
   gap: int = 4,
+  size: int = _TEXT,
 ) -> Image.Image:
   """Lays out images in rows.
 
   Args:
     rows: Arrays `[n, H, W, C]`, or sequences of arrays `[H, W, C]`, with C 1
       or 3. Rows may differ in n, images in size.
-    row_labels: One per row, or none.
-    column_labels: One per column, or none.
+    row_labels: One per row, or none; they may have several lines.
+    column_labels: One per column, or none; see `wrap`.
     cell: Side in pixels of the square that each image is enlarged to fill.
     gap: Pixels between images.
+    size: Height of the labels, in pixels.
 
   Returns:
     An RGBA image with a transparent background.
@@ -49,9 +53,12 @@ def sheet(
   ):
     if labels and len(labels) != count:
       raise ValueError(f'{len(labels)} {name} were given for {count}.')
-  font = ImageFont.load_default(_TEXT)
-  left = max((int(font.getlength(t)) + 8 for t in row_labels), default=0)
-  top = _TEXT + 8 if column_labels else 0
+  font = ImageFont.load_default(size)
+  wide = lambda text: max(map(font.getlength, text.split('\n')))
+  left = max((int(wide(t)) + 8 + size // 8 for t in row_labels), default=0)
+  lines = max((t.count('\n') + 1 for t in column_labels), default=0)
+  step = size + 5
+  top = step * lines + 3 if lines else 0
   out = Image.new(
     'RGBA',
     (
@@ -61,17 +68,23 @@ def sheet(
     (0, 0, 0, 0),
   )
   draw = ImageDraw.Draw(out)
+
+  def write(text: str, x: int, middle: float, anchor: str) -> None:
+    """Lines of text, centred on a height."""
+    parts = text.split('\n')
+    y = middle - step * (len(parts) - 1) / 2
+    for i, part in enumerate(parts):
+      draw.text((x, y + step * i), part, _LABEL, font, anchor=anchor)
+
   for r, row in enumerate(rows):
     y = top + r * (cell + gap)
     if row_labels:
-      draw.text(
-        (left - 8, y + cell // 2), row_labels[r], _LABEL, font, anchor='rm'
-      )
+      write(row_labels[r], left - 8, y + cell // 2, 'rm')
     for c, image in enumerate(row):
       out.paste(_cell(image, cell), (left + c * (cell + gap), y))
   for c, text in enumerate(column_labels):
     x = left + c * (cell + gap) + cell // 2
-    draw.text((x, _TEXT // 2 + 1), text, _LABEL, font, anchor='mm')
+    write(text, x, size // 2 + 1 + step * (lines - 1) / 2, 'mm')
   return out
 
 
@@ -183,10 +196,83 @@ def edits(
   )
 
 
+def wrap(text: str, width: int, size: int = _TEXT) -> str:
+  """Breaks a label between words.
+
+  Args:
+    text: One or more lines.
+    width: That a line has, in pixels; a longer word stays whole.
+    size: Height of the letters.
+  """
+  font = ImageFont.load_default(size)
+  found: list[str] = []
+  for line in text.split('\n'):
+    first = True
+    for word in line.split():
+      longer = f'{found[-1]} {word}' if not first else word
+      if not first and font.getlength(longer) <= width:
+        found[-1] = longer
+      else:
+        found.append(word)
+      first = False
+  return '\n'.join(found)
+
+
 def png(image: Image.Image) -> bytes:
   """The bytes of a PNG file."""
   buffer = io.BytesIO()
   image.save(buffer, 'PNG', optimize=True)
+  return buffer.getvalue()
+
+
+def small_png(image: Image.Image) -> bytes:
+  """The bytes of a PNG file of 256 colours, a third of the size of `png`.
+
+  Args:
+    image: RGBA, opaque but for its ground and for labels of one grey.
+  """
+  levels = 16  # of transparency; other colours are of the opaque pixels
+  opacity = np.asarray(image)[..., 3]
+  white = Image.new('RGBA', image.size, 'white')
+  flat = Image.alpha_composite(white, image).convert('RGB')
+  few = flat.quantize(256 - levels, method=Image.Quantize.MEDIANCUT)
+  few = flat.quantize(palette=few, dither=Image.Dither.NONE)
+  colours = (few.getpalette() or [])[: 3 * (256 - levels)]
+  colours += [0] * (3 * (256 - levels) - len(colours)) + [*_LABEL[:3]] * levels
+  step = np.round(opacity / 255 * levels).astype(np.uint8)
+  index = np.where(step < levels, 256 - levels + step, np.asarray(few))
+  out = Image.fromarray(index.astype(np.uint8)).convert('L')
+  out.putpalette(colours)
+  clear = [255] * (256 - levels)
+  clear += [round(255 * i / levels) for i in range(levels)]
+  buffer = io.BytesIO()
+  out.save(buffer, 'PNG', optimize=True, transparency=bytes(clear))
+  return buffer.getvalue()
+
+
+def encoded(image: Image.Image, suffix: str) -> bytes:
+  """The bytes of a picture file.
+
+  Args:
+    image: RGBA.
+    suffix: of the file's name: .png, .jpg, .jpeg or .webp. What is transparent
+      is white in a JPEG.
+
+  Raises:
+    UserError: if it is another one.
+  """
+  suffix = suffix.lower()
+  if suffix == '.png':
+    return png(image)
+  if suffix not in ('.jpg', '.jpeg', '.webp'):
+    raise UserError(f'pictures are .png, .jpg, .jpeg or .webp, got {suffix!r}')
+  buffer = io.BytesIO()
+  if suffix == '.webp':
+    image.save(buffer, 'WEBP', quality=90)
+  else:
+    white = Image.new('RGBA', image.size, 'white')
+    flat = Image.alpha_composite(white, image.convert('RGBA'))
+    flat.convert('RGB').save(buffer, 'JPEG', quality=92)
   return buffer.getvalue()
 
 

@@ -2,12 +2,14 @@
 
 Only files inside the installed scikit-image and scikit-learn are read; nothing
 is downloaded. The split is by photograph: no crop of a held-out photograph is
-ever trained on. The two motorcycles are a stereo pair and stay together.
+ever trained on. The two motorcycles are a stereo pair and stay together. A
+record's text says what the whole photograph shows, be it in the crop or not.
 """
 
 import importlib.util
 import io
 import pathlib
+import types
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -49,6 +51,31 @@ TEST = (
 )
 NAMES = tuple(sorted(pathlib.Path(file).stem for file in TRAIN + TEST))
 HELD_OUT = tuple(pathlib.Path(file).stem for file in TEST)
+TEXTS = types.MappingProxyType(
+  {
+    'astronaut': 'an astronaut in an orange suit',
+    'brick': 'a brick wall',
+    'camera': 'a man with a camera',
+    'cell': 'a cell under a microscope',
+    'chelsea': 'a cat',
+    'china': 'a temple',
+    'clock_motion': 'a clock',
+    'coffee': 'a cup of coffee',
+    'coins': 'old coins',
+    'flower': 'a flower',
+    'grass': 'grass',
+    'gravel': 'gravel',
+    'hubble_deep_field': 'galaxies in the sky',
+    'ihc': 'tissue under a microscope',
+    'moon': 'the moon',
+    'motorcycle_left': 'a motorcycle',
+    'motorcycle_right': 'a motorcycle',
+    'page': 'a printed page',
+    'retina': 'the retina of an eye',
+    'rocket': 'a rocket',
+  }
+)
+WORDS = tuple(sorted(set(' '.join(TEXTS.values()).split())))
 
 DESCRIPTION = (
   f'{CROPS} random crops of each of {len(NAMES)} photographs (scikit-image, '
@@ -60,7 +87,8 @@ DESCRIPTION = (
 class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
   """The crops as a TFDS builder."""
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('1.1.0')
+  RELEASE_NOTES = types.MappingProxyType({'1.1.0': 'The same crops, named.'})
   # No checksums are read; TFDS's own look-up needs importlib_resources.
   code_path = None
 
@@ -74,9 +102,14 @@ class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
             shape=(SIZE, SIZE, 3), encoding_format='png'
           ),
           'label': tfds.features.ClassLabel(names=NAMES),
+          'text': tfds.features.Text(),
         }
       ),
       supervised_keys=('image', 'label'),
+      metadata=tfds.core.MetadataDict(
+        words=list(WORDS),
+        text_length=max(len(text.split()) for text in TEXTS.values()) + 2,
+      ),
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -95,7 +128,10 @@ class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
       random = np.random.RandomState(zlib.crc32(name.encode()))
       for number in range(CROPS):
         png = images.encode_png(random_crop(pixels, random))
-        yield f'{name}_{number}', {'image': io.BytesIO(png), 'label': name}
+        yield (
+          f'{name}_{number}',
+          {'image': io.BytesIO(png), 'label': name, 'text': TEXTS[name]},
+        )
 
 
 def random_crop(
@@ -117,6 +153,15 @@ def random_crop(
   return images.resize(
     images.cut(pixels, (top, left, side, side)), (SIZE, SIZE)
   )
+
+
+def whole() -> dict[str, pathlib.Path]:
+  """All photographs, whole: name to file.
+
+  Raises:
+    DataError: if the packages that ship them are not installed.
+  """
+  return {pathlib.Path(file).stem: _shipped(file) for file in TRAIN + TEST}
 
 
 def held_out() -> dict[str, pathlib.Path]:

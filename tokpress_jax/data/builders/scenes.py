@@ -2,12 +2,18 @@
 
 How complex an image is, is a fact here: 1 to 8 shapes (disc, square, triangle,
 ring) of six colours on a plain ground, none touching another. The record holds
-the number as `num_shapes`, and as the class.
+the number as `num_shapes`, and as the class, and a text that names all shapes,
+as in "red disc, green ring". They come in a random order, which is the same
+wherever the same shapes are: two drawings have the same text if and only if
+they have the same shapes.
 """
 
+import dataclasses
 import io
 import math
-from collections.abc import Iterator
+import types
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,14 +35,14 @@ SPLITS = {  # first seed, records
 RADIUS = (2.5, 4.0)  # pixels
 GAP = 2  # pixels between the circles around two shapes, at least
 FINER = 8  # drawn at this multiple of SIZE, then averaged
-COLOURS = (
-  (230, 60, 60),
-  (60, 190, 80),
-  (70, 110, 240),
-  (240, 200, 60),
-  (200, 80, 220),
-  (70, 210, 220),
-)
+COLOURS = {
+  'red': (230, 60, 60),
+  'green': (60, 190, 80),
+  'blue': (70, 110, 240),
+  'yellow': (240, 200, 60),
+  'purple': (200, 80, 220),
+  'cyan': (70, 210, 220),
+}
 
 DESCRIPTION = (
   f'{SIZE}x{SIZE} drawings of 1 to {MOST} separate shapes; the class is their '
@@ -47,7 +53,8 @@ DESCRIPTION = (
 class Scenes(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
   """The drawings as a TFDS builder."""
 
-  VERSION = tfds.core.Version('1.1.0')
+  VERSION = tfds.core.Version('1.2.0')
+  RELEASE_NOTES = types.MappingProxyType({'1.2.0': 'The same images, named.'})
   # No checksums are read; TFDS's own look-up needs importlib_resources.
   code_path = None
 
@@ -63,9 +70,13 @@ class Scenes(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
           ),
           'label': tfds.features.ClassLabel(names=names),
           'num_shapes': np.int64,
+          'text': tfds.features.Text(),
         }
       ),
       supervised_keys=('image', 'label'),
+      metadata=tfds.core.MetadataDict(
+        words=[*COLOURS, *SHAPES], text_length=2 * MOST + 2
+      ),
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -80,15 +91,32 @@ class Scenes(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
   ) -> Iterator[tuple[int, dict[str, Any]]]:
     for index in range(count):
       number = index % MOST + 1
-      png = images.encode_png(draw_scene(number, seed=first + index))
+      shapes, ground = plan_scene(number, seed=first + index)
+      png = images.encode_png(_draw(shapes, ground))
       yield (
         index,
         {
           'image': io.BytesIO(png),
           'label': number - 1,
           'num_shapes': number,
+          'text': name_shapes(shapes),
         },
       )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shape:
+  """One shape of a scene.
+
+  Attributes:
+    colour: Its name, of COLOURS.
+    kind: Its name, of SHAPES.
+    circle: x, y and radius of the circle around it, in pixels.
+  """
+
+  colour: str
+  kind: str
+  circle: tuple[float, float, float]
 
 
 def draw_scene(number: int, *, seed: int) -> np.ndarray:
@@ -101,14 +129,35 @@ def draw_scene(number: int, *, seed: int) -> np.ndarray:
   Returns:
     uint8 `[SIZE, SIZE, 3]`.
   """
+  return _draw(*plan_scene(number, seed=seed))
+
+
+def plan_scene(number: int, *, seed: int) -> tuple[list[Shape], int]:
+  """Says what a scene holds, and how light its ground is (0 to 255)."""
   random = np.random.RandomState(seed)
-  ground = (int(random.randint(20, 70)),) * 3
-  image = Image.new('RGB', (SIZE * FINER, SIZE * FINER), ground)
+  ground = int(random.randint(20, 70))
+  shapes = []
+  for circle in place(number, random):
+    colour = tuple(COLOURS)[random.randint(len(COLOURS))]
+    kind = tuple(SHAPES)[random.randint(len(SHAPES))]
+    shapes.append(Shape(colour=colour, kind=kind, circle=circle))
+  return shapes, ground
+
+
+def name_shapes(shapes: Sequence[Shape]) -> str:
+  """Names shapes in an order that depends on which there are."""
+  names = sorted(f'{shape.colour} {shape.kind}' for shape in shapes)
+  random = np.random.RandomState(zlib.crc32(', '.join(names).encode()))
+  return ', '.join(names[i] for i in random.permutation(len(names)))
+
+
+def _draw(shapes: Sequence[Shape], ground: int) -> np.ndarray:
+  grey = (ground,) * 3
+  image = Image.new('RGB', (SIZE * FINER, SIZE * FINER), grey)
   pen = ImageDraw.Draw(image)
-  for x, y, radius in place(number, random):
-    colour = COLOURS[random.randint(len(COLOURS))]
-    shape = SHAPES[random.randint(len(SHAPES))]
-    shape(pen, x * FINER, y * FINER, radius * FINER, colour, ground)
+  for shape in shapes:
+    x, y, radius = (FINER * value for value in shape.circle)
+    SHAPES[shape.kind](pen, x, y, radius, COLOURS[shape.colour], grey)
   return np.asarray(image.reduce(FINER))
 
 
@@ -156,4 +205,9 @@ def _ring(
   pen.ellipse((x - r / 2, y - r / 2, x + r / 2, y + r / 2), fill=ground)
 
 
-SHAPES = (_disc, _square, _triangle, _ring)
+SHAPES = {
+  'disc': _disc,
+  'square': _square,
+  'triangle': _triangle,
+  'ring': _ring,
+}

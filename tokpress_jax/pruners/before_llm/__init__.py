@@ -4,6 +4,11 @@ They read a tower's output (`models.ViT.observe`), before or after a projector,
 and signals of its layers.
 """
 
+from tokpress_jax.pruners.before_llm.adapting import (
+  at_budget,
+  layers_of,
+  reads_text,
+)
 from tokpress_jax.pruners.before_llm.aim import AIM
 from tokpress_jax.pruners.before_llm.catp import CATP
 from tokpress_jax.pruners.before_llm.dart import DART
@@ -51,5 +56,8 @@ __all__ = [
   'VisPruner',
   'VisionZip',
   'ZOOPrune',
+  'at_budget',
   'key_set',
+  'layers_of',
+  'reads_text',
 ]

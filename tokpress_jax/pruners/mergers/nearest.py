@@ -85,9 +85,10 @@ def nearest_kept(
     The reduction.
 
   Raises:
-    UserError: if the capacity is below 0, or (outside of `jit`) a row
-      keeps more.
+    UserError: if `kept` is no mask, the capacity is below 0, or (outside of
+      `jit`) a row keeps more.
   """
+  checks.refuse('this merger', checks.mask_causes('kept', kept, tokens.valid))
   stays = (kept | tokens.protected) & tokens.valid
   checks.refuse('this merger', checks.slots_causes(stays, capacity))
   if sources is None:

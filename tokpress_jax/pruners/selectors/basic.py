@@ -83,10 +83,11 @@ def selection(
     A pure selection, positions kept. Slots that are not valid come last.
 
   Raises:
-    UserError: if the capacity is below 0, or (outside of `jit`) a row
-      keeps more.
+    UserError: if `kept` is no such mask, the capacity is below 0, or (outside
+      of `jit`) a row keeps more.
   """
-  checks.refuse('this', checks.slots_causes(kept, capacity))
+  causes = checks.mask_causes('kept', kept, tokens.valid)
+  checks.refuse('this', causes or checks.slots_causes(kept, capacity))
   return select(tokens, kept, capacity=capacity, rank=rank)
 
 

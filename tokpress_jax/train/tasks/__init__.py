@@ -1,9 +1,10 @@
-"""The training jobs: a tokenizer, a generator on its tokens, a classifier."""
+"""The training jobs: of tokenizers, generators, classifiers and CLIP."""
 
 from tokpress_jax.train.tasks.adversary import AdversaryConfig
 from tokpress_jax.train.tasks.alit import ALITTask
 from tokpress_jax.train.tasks.classify import ClassifierTask
 from tokpress_jax.train.tasks.compress import CompressorTask
+from tokpress_jax.train.tasks.contrast import ContrastiveTask
 from tokpress_jax.train.tasks.diffrate import DiffRateTask
 from tokpress_jax.train.tasks.flow import FlowTokenizerTask
 from tokpress_jax.train.tasks.generate import GeneratorTask
@@ -16,6 +17,7 @@ __all__ = [
   'AdversaryConfig',
   'ClassifierTask',
   'CompressorTask',
+  'ContrastiveTask',
   'DiffRateTask',
   'FlowTokenizerTask',
   'GeneratorTask',
