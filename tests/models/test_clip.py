@@ -115,6 +115,7 @@ def test_logits_and_losses_are_those_of_transformers(kind, tmp_path):
   shapes = {k: tuple(v.shape) for k, v in official.state_dict().items()}
   rules = (*host_cases.RULES, ('logit_scale', 0, 1.5), ('logit_bias', 0, -2))
   weights = redraw(shapes, rules=rules)
+  weights = {k: np.asarray(v) for k, v in weights.items()}
   official.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
   official.eval().save_pretrained(tmp_path)
   file = tmp_path / 'model.safetensors'
