@@ -133,8 +133,9 @@ def _data_of(
 ) -> data.DataConfig:
   """The images: of the run, or of a data set at the tower's own size."""
   if dataset is not None:
+    channels: Any = config.channels
     return data.DataConfig(
-      name=dataset, image_size=config.image_size, channels=config.channels
+      name=dataset, image_size=config.image_size, channels=channels
     )
   if not workdir.is_workdir(pathlib.Path(os.fspath(model))):
     raise UserError(
@@ -154,7 +155,8 @@ def _texts_of(
   codec = images.info.codec
   if text is None or codec is None:
     return None
-  train, test = images.train_texts, images.test_texts
+  train: Any = images.train_texts
+  test: Any = images.test_texts
   read: Any = models.clip_codes
   if config is not None:
     read = config.codes
