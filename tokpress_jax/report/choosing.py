@@ -17,14 +17,13 @@ import numpy as np
 from tokpress_jax import registry, types
 from tokpress_jax.models import clip, observing
 from tokpress_jax.nn import resize as resize_lib
-from tokpress_jax.pruners import before_llm, reduction, scores
-from tokpress_jax.report import keeping, pruning, retrieval
+from tokpress_jax.pruners import before_llm, reduction
+from tokpress_jax.report import keeping, pruning, retrieval, standing
 from tokpress_jax.report.images import ImageSet
 
 # Of LLaVA's 576 tokens: 192, a quarter, 128 and 64.
 SHARES = (1 / 3, 1 / 4, 2 / 9, 1 / 9)
-# They ask for the class token beside the patches, see their docstrings.
-_WITH_CLASS = ('visionzip', 'prumerge', 'prumerge_plus', 'recoverable')
+_GIVEN = frozenset({'text', 'text_valid', 'importance'})
 _BATCH = 256
 
 
@@ -69,9 +68,8 @@ def measure_choosing(
   special ones go through the rest of the layers (`ViT.finish`). Beside the
   methods stand all tokens, and a smaller image of at most as many patches.
 
-  Methods that read a text are given the image's own, embedded, and they see the
-  patches as the tower would project them into its space; `importance` is the
-  cosine of the two. So they know what will be asked, and the others do not.
+  Methods that read a text are given the image's own, embedded, see
+  `standing.plan`: they know what will be asked, and the others do not.
 
   Args:
     model: a ViT, such as `models.clip_towers` gives; with a class token if a
@@ -127,27 +125,27 @@ def _row(
 ) -> ChoosingRow:
   """One method at one budget."""
   needs = frozenset() if pruner is None else pruner.needs
+  reads_text = bool(needs & _GIVEN)
   special = model.module.config.num_special
 
   @jax.jit
   def run(model: types.Loaded, x: Any, text: Any, rng: Any) -> tuple[Any, ...]:
     tokens, signals = model.observe(
-      x,
-      needs=needs - {'text', 'text_valid', 'importance'},
-      layer=layer,
-      rng=rng,
-      special='keep',
+      x, needs=needs - _GIVEN, layer=layer, rng=rng, special='keep'
     )
     patches, _ = observing.without_first(tokens, types.Signals(), special)
     kept = patches
     if pruner is not None:
-      seen, signals = _with_text(model, tokens, signals, text, needs)
-      if name not in _WITH_CLASS:
-        seen, signals = observing.without_first(seen, signals, special)
-      plan = pruner.plan(seen, signals)
-      source = tokens if name in _WITH_CLASS else patches
+      joint = None
+      if reads_text:
+        last, _ = model.observe(x, layer=-1, special='keep')
+        joint = model.project_tokens(last)
+      seen = standing.Seen(tokens, signals, joint)
+      plan = standing.plan(pruner, seen, text if reads_text else None)
+      with_class = standing.keeps_class(pruner)
+      source = tokens if with_class else patches
       kept = reduction.reduce_tokens(source, plan, mode=pruner.mode)
-      if name in _WITH_CLASS:
+      if with_class:
         kept, _ = observing.without_first(kept, types.Signals(), special)
     weight = kept.mass / kept.mass.sum(axis=1, keepdims=True)
     mean = jnp.einsum('bk,bkd->bd', weight, kept.features)
@@ -179,25 +177,3 @@ def _row(
     probe=float(np.mean(guess == images.test_labels)),
     recalls=None if texts is None else retrieval.recalls(test[1], texts),
   )
-
-
-def _with_text(
-  model: types.Loaded,
-  tokens: types.Tokens,
-  signals: types.Signals,
-  text: Any,
-  needs: Any,
-) -> tuple[types.Tokens, types.Signals]:
-  """What pruners see that read a text [B, P], of the tower's own space."""
-  if not needs & {'text', 'importance'}:
-    return tokens, signals
-  projected = model.project_tokens(tokens)
-  there = jnp.ones((len(text), 1), bool)
-  words = text[:, None]
-  if 'text' in needs:
-    tokens = dataclasses.replace(tokens, features=projected)
-    signals = dataclasses.replace(signals, text=words, text_valid=there)
-  if 'importance' in needs:
-    alike = scores.text_similarity(projected, words, text_valid=there)
-    signals = dataclasses.replace(signals, importance=alike)
-  return tokens, signals

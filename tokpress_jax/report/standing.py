@@ -77,6 +77,11 @@ def view_of(pruner: Any) -> View:
   return 'crops' if reads_crops(type(pruner)) else 'image'
 
 
+def keeps_class(pruner: Any) -> bool:
+  """Whether a method wants the class token beside the patches it reads."""
+  return isinstance(pruner, _WITH_CLASS)
+
+
 def note_of(pruner: Any) -> str:
   """What stands for a text where a method reads one and there is none."""
   return _WITHOUT_TEXT.get(type(pruner), '')
@@ -186,8 +191,7 @@ def observe(
 
 def leading(pruner: Any, config: Any, *, guided: bool) -> int:
   """Slots before the first patch in what `plan` gives."""
-  view = view_of(pruner)
-  keeps = view == 'first' or isinstance(pruner, _WITH_CLASS)
+  keeps = view_of(pruner) == 'first' or keeps_class(pruner)
   word = guided and isinstance(pruner, before_llm.DART)
   return config.num_special * keeps + word
 
@@ -205,7 +209,7 @@ def plan(pruner: Any, seen: Seen, text: Array | None) -> Reduction:
   """
   tokens, signals, joint = seen.tokens, seen.signals, seen.joint
   special = tokens.num_protected
-  keeps = view_of(pruner) == 'first' or isinstance(pruner, _WITH_CLASS)
+  keeps = view_of(pruner) == 'first' or keeps_class(pruner)
   if special and not keeps:
     tokens, signals = observing.without_first(tokens, signals, special)
     joint = None if joint is None else joint[:, special:]
@@ -316,6 +320,7 @@ __all__ = [
   'Seen',
   'View',
   'check',
+  'keeps_class',
   'leading',
   'note_of',
   'observe',
