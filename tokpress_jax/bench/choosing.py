@@ -134,7 +134,9 @@ def _data_of(
   """The images: of the run, or of a data set at the tower's own size."""
   if dataset is not None:
     return data.DataConfig(
-      name=dataset, image_size=config.image_size, channels=config.channels
+      name=dataset,
+      image_size=config.image_size,
+      channels=1 if config.channels == 1 else 3,
     )
   if not workdir.is_workdir(pathlib.Path(os.fspath(model))):
     raise UserError(
@@ -152,9 +154,9 @@ def _texts_of(
 ) -> report.Texts | None:
   """The embedded texts of a data set, if it has some and something reads."""
   codec = images.info.codec
-  if text is None or codec is None:
-    return None
   train, test = images.train_texts, images.test_texts
+  if text is None or codec is None or train is None or test is None:
+    return None
   read: Any = models.clip_codes
   if config is not None:
     read = config.codes

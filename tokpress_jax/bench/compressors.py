@@ -91,7 +91,7 @@ def run(
       go together.
   """
   given = (methods,) if isinstance(methods, str) else methods
-  of_model = {
+  of_model: dict[str, Any] = {
     'text_model': text_model,
     'dataset': dataset,
     'shares': shares,

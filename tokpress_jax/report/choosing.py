@@ -112,11 +112,12 @@ def measure_choosing(
 
 def _settings(name: str, depth: int, layer: int) -> dict[str, Any]:
   """Fields whose published values are of CLIP's 24 layers and 24 x 24 grid."""
-  return {
+  known: dict[str, dict[str, Any]] = {
     'vtc_cls': {'layers': tuple(range(min(-(depth // 2), layer), layer + 1))},
     'hiprune': {'middle': depth // 3, 'deep': layer},
     'token_corr': {'local': depth // 3, 'global_': layer},
-  }.get(name, {})
+  }
+  return known.get(name, {})
 
 
 def _row(
