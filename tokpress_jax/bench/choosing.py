@@ -133,9 +133,10 @@ def _data_of(
 ) -> data.DataConfig:
   """The images: of the run, or of a data set at the tower's own size."""
   if dataset is not None:
-    channels: Any = config.channels
     return data.DataConfig(
-      name=dataset, image_size=config.image_size, channels=channels
+      name=dataset,
+      image_size=config.image_size,
+      channels=1 if config.channels == 1 else 3,
     )
   if not workdir.is_workdir(pathlib.Path(os.fspath(model))):
     raise UserError(
@@ -153,10 +154,9 @@ def _texts_of(
 ) -> report.Texts | None:
   """The embedded texts of a data set, if it has some and something reads."""
   codec = images.info.codec
-  if text is None or codec is None:
+  train, test = images.train_texts, images.test_texts
+  if text is None or codec is None or train is None or test is None:
     return None
-  train: Any = images.train_texts
-  test: Any = images.test_texts
   read: Any = models.clip_codes
   if config is not None:
     read = config.codes
