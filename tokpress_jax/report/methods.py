@@ -27,13 +27,14 @@ COLUMNS = (
 
 
 def pruner_table() -> str:
-  """All registered pruners of a paper as a table in Markdown.
+  """All registered pruners of a paper, and learned compressors, in Markdown.
 
   `lines` are those of the method's file without docstrings, comments and blank
   ones.
   """
   rows = [COLUMNS, ('---',) * len(COLUMNS)]
   rows += [_row(e) for e in registry.entries('pruner') if e.paper]
+  rows += [_learned(e) for e in registry.entries('compressor')]
   return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
@@ -49,6 +50,23 @@ def _row(entry: registry.Entry) -> tuple[str, ...]:
     'scores are given' if given else 'yes',
     'yes' if 'text' in pruner.needs else '',
     _positions(pruner),
+    entry.evidence,
+    entry.licence,
+    str(code_lines(inspect.getsource(inspect.getmodule(cls)))),  # type: ignore[arg-type]
+  )
+
+
+def _learned(entry: registry.Entry) -> tuple[str, ...]:
+  """A compressor with weights of its own."""
+  cls = registry.resolve(entry.name)
+  reads = inspect.signature(type(cls().build()).__call__).parameters
+  return (
+    f'`{entry.name}`',
+    entry.paper,
+    'before the language model',
+    'no',
+    'yes' if 'text' in reads else '',
+    'new',
     entry.evidence,
     entry.licence,
     str(code_lines(inspect.getsource(inspect.getmodule(cls)))),  # type: ignore[arg-type]
