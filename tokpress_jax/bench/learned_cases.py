@@ -94,7 +94,10 @@ def mqt(given: Given, kept: int) -> Array:
 def token_packer(given: Given, kept: int) -> Array:
   """Windows with details of several layers."""
   module = compressors.TokenPacker(
-    stride=_stride(given, kept), **_shared(given), **_sizes(given)
+    stride=_stride(given, kept),
+    joined=given.levels.shape[-1],
+    **_shared(given),
+    **_sizes(given),
   )
   return module(given.crops, given.levels)
 
@@ -103,7 +106,7 @@ def token_flex(given: Given, kept: int) -> Array:
   """Any square of tokens for each crop."""
   number, rows, _ = given.scene.tower
   side = nearest(kept, [(number * n * n, n) for n in range(1, rows + 1)])
-  module = compressors.TokenFLEX(out=given.words.shape[-1], **_shared(given))
+  module = compressors.TokenFLEX(**_shared(given), **_sizes(given))
   return module(given.crops, side=side)
 
 
@@ -112,6 +115,8 @@ def quecc(given: Given, kept: int) -> Array:
   module = compressors.QueCC(
     stride=_stride(given, kept),
     width=given.crops.shape[-1],
+    joined=given.levels.shape[-1],
+    text=given.question.shape[-1],
     **_shared(given),
   )
   asked = jnp.repeat(given.question, given.scene.tower[0], axis=0)
@@ -131,6 +136,7 @@ def hicom_local(given: Given, kept: int) -> Array:
     grid=grid,
     sizes=nearest(kept, options),
     heads=8,
+    text=given.guide.shape[-1],
     dtype=given.crops.dtype,
     **_sizes(given),
   )
@@ -143,6 +149,7 @@ def hicom_global(given: Given, kept: int) -> Array:
     queries=kept,
     grid=given.scene.video,
     heads=8,
+    text=given.guide.shape[-1],
     dtype=given.crops.dtype,
     **_sizes(given),
   )
