@@ -263,6 +263,7 @@ class Compressor(nn.Module):
       sides=sides,
       weights=(1.0,) * len(sides),  # The task draws.
       grid=(self.grid,) * 2,
+      width=seen.tokens.features.shape[-1],
       out=self.out,
       dtype=self.dtype,
       name='token_flex',
@@ -271,8 +272,10 @@ class Compressor(nn.Module):
 
   def _token_packer(self, seen: Seen, count: int) -> Array:
     x = seen.tokens.features
+    assert seen.levels is not None  # Those of this method.
     module = compressors.TokenPacker(
       stride=self.grid // math.isqrt(count),
+      joined=seen.levels.shape[-1],
       out=self.out,
       name='token_packer',
       **self._size(x),
@@ -280,16 +283,22 @@ class Compressor(nn.Module):
     return module(x, seen.levels)
 
   def _quecc(self, seen: Seen, count: int) -> Array:
-    x = seen.tokens.features
+    x, text = seen.tokens.features, self._text(seen.tokens.features)
+    assert seen.levels is not None  # Those of this method.
     module = compressors.QueCC(
-      stride=self.grid // math.isqrt(count), name='quecc', **self._size(x)
+      stride=self.grid // math.isqrt(count),
+      joined=seen.levels.shape[-1],
+      text=text.shape[-1],
+      name='quecc',
+      **self._size(x),
     )
-    return self._project(module(x, seen.levels, self._text(x)))
+    return self._project(module(x, seen.levels, text))
 
   def _hicom(self, x: Array) -> dict[str, Any]:
     size = {**self._size(x), 'grid': (1, self.grid, self.grid)}
     # A constant text as the query would make all new tokens look for the same.
-    return {'out': self.out, 'guide': 'coarse', **size}
+    text = x.shape[-1]
+    return {'out': self.out, 'text': text, 'guide': 'coarse', **size}
 
   def _hicom_local(self, seen: Seen, count: int) -> Array:
     x, side = seen.tokens.features, math.isqrt(count)
