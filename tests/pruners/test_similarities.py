@@ -1,5 +1,6 @@
 """Similarities against loops: all pairs, and a row per pick."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -120,6 +121,33 @@ def test_near_tokens_far_from_zero_keep_their_distance():
   got = sim.scaled_distance(x)[0] * np.sqrt(2)
   want = np.array([[0, 1, 3], [1, 0, 2], [3, 2, 0]]) * 1e-3
   np.testing.assert_allclose(got, want, atol=1e-7)
+
+
+@pytest.mark.parametrize('own', [True, False])
+def test_distances_of_large_inputs_are_right_where_tokens_are_near(own):
+  rng = np.random.default_rng(0)
+  x = 3 + rng.normal(size=(2, 64, 4096)).astype(np.float32)
+  x[0, 7] = x[0, 3] + 1e-3 * rng.normal(size=4096)
+  x[1, 60] = x[1, 2]
+  assert x[0].size * 64 >= sim._FEW  # The product, not differences.
+  y = None if own else jnp.asarray(x[:, :60] + np.float32(1e-4))
+  got = jax.jit(sim.scaled_distance)(jnp.asarray(x), y)
+  other = x if own else np.asarray(y)
+  wide = x.astype(np.float64)[:, :, None] - other[:, None]
+  want = np.sqrt(np.square(wide).mean(axis=-1))
+  np.testing.assert_allclose(got, want, rtol=1e-4)
+  if own:
+    assert got[1, 60, 2] == got[1, 2, 60] == 0
+    np.testing.assert_array_equal(got, jnp.swapaxes(got, 1, 2))
+
+
+def test_many_tokens_have_all_products_made_once():
+  x = np.random.default_rng(0).normal(size=(2, 1030, 3)).astype(np.float32)
+  got = jax.jit(sim.own_products)(x)
+  np.testing.assert_allclose(got, x @ x.swapaxes(1, 2), atol=1e-5)
+  away = np.abs(np.subtract.outer(np.arange(1030), np.arange(1030))) > 300
+  same = np.swapaxes(got, 1, 2)
+  np.testing.assert_array_equal(got[:, away], same[:, away])
 
 
 def test_places_that_coincide_have_reach_one():
