@@ -105,7 +105,7 @@ def _smallest(x: Array, number: int) -> Array:
   """
   if number > 8:
     return -jax.lax.top_k(-x, number)[0]
-  at, found = jnp.arange(x.shape[2], dtype=jnp.int32), []
+  at, found = jnp.arange(x.shape[2])[None, None], []
   for _ in range(number):
     first = jnp.argmin(x, axis=2, keepdims=True)
     found.append(jnp.take_along_axis(x, first, axis=2))
