@@ -57,6 +57,12 @@ def left_of(
     UserError: if there are no texts for a method that reads one, or a text
       tower does not fit, or the images are of no data set.
   """
+  known = [entry.name for entry in registry.entries('pruner')]
+  if wrong := sorted(set(methods or ()) - set(known)):
+    raise UserError(
+      f'{", ".join(wrong)} cannot be measured with --model: no pruners without '
+      f'weights of their own, such as {", ".join(everything)}'
+    )
   loaded = load_lib.load(model)
   text = None
   if isinstance(loaded.module.config, models.CLIPConfig):

@@ -17,7 +17,7 @@ from tokpress_jax.cli import (
 )
 from tokpress_jax.cli.prune_flags import Flags
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import inside_vit
+from tokpress_jax.pruners import before_llm, inside_vit
 from tokpress_jax.pruners.find import find_pruner
 from tokpress_jax.report import standing
 
@@ -74,7 +74,19 @@ def classes_of(names: Sequence[str]) -> dict[str, Any]:
     ]
   if twice := sorted({n for n in names if names.count(n) > 1}):
     raise UserError(f'--pruner names {", ".join(twice)} twice')
-  return {name: find_pruner(name) for name in names}
+  found = {name: find_pruner(name) for name in names}
+  lacking = {
+    'frames of a video': (before_llm.DTD, before_llm.DyCoke),
+    'positions of three axes': (before_llm.PPE,),
+    'places in space': (before_llm.SeGPruner,),
+  }
+  for what, classes in lacking.items():
+    if wrong := [n for n, cls in found.items() if cls in classes]:
+      raise UserError(
+        f'{", ".join(wrong)} wants {what}, and this command shows single '
+        'images; call it from Python'
+      )
+  return found
 
 
 def _stand_before(flags: Flags, classes: dict[str, Any]) -> bool:

@@ -18,6 +18,9 @@ from tokpress_jax.pruners import reduction
 from tokpress_jax.pruners.base import Needs
 from tokpress_jax.types import Array, Signals, Tap, Tokens
 
+# No tower has them: whoever calls the pruner puts them into its signals.
+_GIVEN = frozenset({'text', 'text_valid', 'importance'})
+
 
 def observe(
   stack: Stack,
@@ -48,7 +51,7 @@ def observe(
   """
   depth = stack.config.depth
   _check_layer(layer, depth)
-  names = {n for n in needs if isinstance(n, str)}
+  names = {n for n in needs if isinstance(n, str)} - _GIVEN
   own = {n: Tap(n, layer) for n in names & gives}
   others = {n for n in ('pixels', 'rng') if getattr(shared, n) is not None}
   if missing := names - gives - others:

@@ -254,7 +254,9 @@ class ViT(nn.Module):
     Args:
       images: float [B, H, W, C] in [-1, 1].
       needs: of the pruners, static: names, of the layer that is read, and
-        `Tap`s of any layers. Nothing else is computed.
+        `Tap`s of any layers. Nothing else is computed. A text and scores that
+        are given are left to `signals.replace(text=..., text_valid=...)` and
+        `importance=...`.
       layer: whose output is read, static, without the last norm: -2 is what
         LLaVA reads of CLIP, -1 the last.
       special: whether class and distillation token stay, protected. Signals are
@@ -270,6 +272,8 @@ class ViT(nn.Module):
     causes = self._image_causes(images)
     causes += arrays.key_causes(rng, _rows(images))
     checks.refuse('this ViT', causes)
+    if special not in ('drop', 'keep'):
+      raise UserError(f"special is 'drop' or 'keep', got {special!r}")
     return observing.observe(
       self.stack,
       self.embed(images),

@@ -60,6 +60,12 @@ def find_pruner(reference: str | os.PathLike[str]) -> type[Any]:
 def _registered(name: str) -> type[Any]:
   """A class of the registry."""
   names = [entry.name for entry in registry.entries('pruner')]
+  learned = [entry.name for entry in registry.entries('compressor')]
+  if name in learned:
+    raise UserError(
+      f'{name!r} is a learned compressor with weights of its own, and no '
+      'pruner; load it (`tokpress list weights`) or see `pruners.compressors`'
+    )
   if name not in names:
     raise UserError(
       f'There is no pruner {name!r}. {did_you_mean(name, names)} One of your '

@@ -14,6 +14,7 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.pruners import budgets
 from tokpress_jax.pruners.before_llm.aim import AIM
 from tokpress_jax.pruners.before_llm.dart import DART
+from tokpress_jax.pruners.before_llm.dycoke import DyCoke
 from tokpress_jax.pruners.before_llm.globalcom2 import GlobalCom2
 from tokpress_jax.pruners.before_llm.hiprune import HiPrune
 from tokpress_jax.pruners.before_llm.mustdrop import MustDrop
@@ -59,7 +60,9 @@ def at_budget(
 ) -> Any:
   """A method that leaves so many tokens of an image, or as near as it can.
 
-  AIM halves: it leaves the most that halvings leave and that is not above.
+  How many PruMerge, Recoverable, TokenCorr and DTD leave depends on the image:
+  for these it is the most, and DyCoke leaves this part of each frame that it
+  compares. AIM halves: it leaves the most that is not above.
   MustDrop leaves at least one token of each window. PruMerge+ spaces four
   fifths of its tokens evenly, as published.
 
@@ -77,6 +80,11 @@ def at_budget(
   Raises:
     UserError: if the number is none of the patches', or a field is unknown.
   """
+  if not isinstance(cls, type):
+    raise UserError(
+      f'at_budget makes a method of its class, such as before_llm.VisionZip; '
+      f'got {cls!r}'
+    )
   if not 0 < tokens <= patches:
     raise UserError(
       f'{tokens} tokens cannot be left of {patches} patches; give 1 to '
@@ -87,7 +95,7 @@ def at_budget(
   if cls is AIM:
     halvings = max(math.ceil(math.log2(patches / tokens)), 1)
     budget = Ratio(ratio=0.5**halvings)
-  elif cls is GlobalCom2:
+  elif cls in (GlobalCom2, DyCoke):
     budget = Ratio(ratio=tokens / patches, rounding='floor')
   elif cls is PruMergePlus:
     own['step'] = math.ceil(1.25 * patches / tokens)

@@ -96,6 +96,16 @@ def check_pruner(
     AssertionError: lists every promise that is broken, and how.
     UserError: if there is no check of a name in `skip`.
   """
+  if isinstance(pruner, type):
+    raise UserError(
+      f'give a pruner with its budget, {pruner.__name__}(budget=8), and not '
+      'the class'
+    )
+  if on is not None and not isinstance(on, Inputs):
+    raise UserError(
+      'on is an arrangement such as testing.Crops(), testing.Grid() or one of '
+      f'your own, derived from testing.Inputs; got {on!r}'
+    )
   for name in skip:
     if name not in CHECKS:
       raise UserError(f'no check {name!r}. {did_you_mean(name, CHECKS)}')

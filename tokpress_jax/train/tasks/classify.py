@@ -127,12 +127,12 @@ def load_classifier(name: str, *, reader: str, field: str) -> types.Loaded:
     loaded = load_lib.load(name)
   except UserError as error:
     raise UserError(
-      f'{reader} has no classifier yet: {str(error).rstrip(".")}. Train it '
+      f'{reader} has no ViT yet: {str(error).rstrip(".")}. Train it '
       f"first (the config's docstring says which), or name another: {field} DIR"
     ) from error
   if not isinstance(loaded.module.config, ViTConfig):
     raise UserError(
-      f'{name} is a {loaded.spec.family}, and {reader} takes a ViT; give '
-      f'another {field}'
+      f'{name} is a {type(loaded.module).__name__}, and {reader} takes a ViT; '
+      f'give another {field}'
     )
   return loaded
