@@ -115,6 +115,7 @@ def test_registry_rows_resolve_and_name_themselves():
 LAYERS = (
   (
     'types',
+    'arrays',
     'errors',
     'registry',
     'flow',

@@ -235,5 +235,5 @@ def test_amounts_that_say_nothing(cls, amounts, message):
     prune_plan.read_settings(cls, ['metric'])
   with pytest.raises(UserError, match='2 numbers for 1 sites'):
     make(cls, Amounts(keep=(0.5, 0.5)), sites=['embed'])
-  with pytest.raises(UserError, match='cannot be made'):
+  with pytest.raises(UserError, match='temperature is a number'):
     make(pruners.TokenTransforming, Amounts(), settings={'temperature': 'x'})

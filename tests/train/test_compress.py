@@ -384,7 +384,7 @@ def test_what_cannot_be_trained_is_refused(tower, options, message):
 def test_a_tower_is_needed(tmp_path):
   with pytest.raises(UserError, match=r'--task\.tower runs/x'):
     task_of('').bind(INFO)
-  with pytest.raises(UserError, match=r'no classifier yet.*--task\.tower'):
+  with pytest.raises(UserError, match=r'no ViT yet.*--task\.tower'):
     task_of(str(tmp_path / 'no')).bind(INFO)
   with pytest.raises(UserError, match='most first'):
     CompressorConfig(counts=(4, 16))

@@ -47,8 +47,8 @@ class CLIPConfig:
 
   family: ClassVar[str] = 'model'
 
-  image: ViTConfig
-  text: ClipTextConfig
+  image: ViTConfig = ViTConfig(classes=0, features=768)
+  text: ClipTextConfig = ClipTextConfig()
   words: tuple[str, ...] = ()
   scale: float = 1 / 0.07
   most_scale: float | None = 100.0

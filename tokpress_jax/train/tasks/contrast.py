@@ -34,7 +34,7 @@ class ContrastiveTask(Task):
 
   sharding_rules: ClassVar[Any] = Tokenizing.sharding_rules
 
-  model: CLIPConfig
+  model: CLIPConfig = CLIPConfig()
   loss: Literal['softmax', 'sigmoid'] = 'softmax'
 
   def bind(self, info: Any) -> ContrastiveTask:
