@@ -85,7 +85,7 @@ def test_texts_of_scenes_name_the_shapes_in_them(tmp_path, monkeypatch):
   codec = dataset.info.codec
   for index in range(len(dataset)):
     element = dataset[index]
-    names = dataset.text(index).split(', ')
+    names = dataset.read(index).text.split(', ')
     assert len(names) == element['label'] + 1
     assert codec.decode(element['text'][None]) == [' '.join(names)]
     # Each colour that is named is there, and no other.

@@ -16,9 +16,8 @@ from tokpress_jax import data, models, registry, report, types, workdir
 from tokpress_jax.bench import harness
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import load as load_lib
+from tokpress_jax.models import observing
 from tokpress_jax.report import choosing
-
-_FROM_TEXT = {'text', 'importance'}
 
 
 def left_of(
@@ -79,7 +78,7 @@ def left_of(
   )
   texts = _texts_of(loaded, text, config, images)
   chosen = everything if methods is None else methods
-  reads = [n for n in chosen if registry.resolve(n)().needs & _FROM_TEXT]
+  reads = [n for n in chosen if registry.resolve(n)().needs & observing.GIVEN]
   if texts is None and reads:
     if methods is not None:
       raise UserError(

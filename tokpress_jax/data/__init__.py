@@ -5,7 +5,12 @@ Importing this package imports neither Grain nor TFDS.
 
 from tokpress_jax.data.catalog import describe, list_datasets
 from tokpress_jax.data.config import DataConfig, DataError
-from tokpress_jax.data.dataset import Dataset, DatasetInfo, open_dataset
+from tokpress_jax.data.dataset import (
+  Dataset,
+  DatasetInfo,
+  Record,
+  open_dataset,
+)
 from tokpress_jax.data.pipeline import Batch, Stream, eval_batches
 from tokpress_jax.data.storage import prepare
 
@@ -15,6 +20,7 @@ __all__ = [
   'DataError',
   'Dataset',
   'DatasetInfo',
+  'Record',
   'Stream',
   'describe',
   'eval_batches',

@@ -7,7 +7,7 @@ that a model sees.
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -55,6 +55,20 @@ class DatasetInfo:
   tokens: Header | None = None
 
 
+class Record(NamedTuple):
+  """What a data set holds of one image.
+
+  Attributes:
+    encoded: An image file, a path or tokens; see `Dataset.decode`.
+    label: Its class, -1 if it has none.
+    text: What it shows; empty if the data set's `info` has no codec.
+  """
+
+  encoded: Any
+  label: int
+  text: str = ''
+
+
 class Dataset(abc.ABC):
   """A random-access sequence of images, or of their codes, with labels.
 
@@ -67,16 +81,12 @@ class Dataset(abc.ABC):
   info: DatasetInfo
 
   @abc.abstractmethod
-  def read(self, index: int) -> tuple[Any, int]:
-    """Returns a record, not yet decoded, and its label (-1 if it has none)."""
+  def read(self, index: int) -> Record:
+    """Returns a record, not yet decoded."""
 
   @abc.abstractmethod
   def where(self, index: int) -> str:
     """Names the file and the record, for messages."""
-
-  def text(self, index: int) -> str:
-    """Returns a record's text, of data sets whose `info` has a codec."""
-    raise DataError(f'{self.where(index)} has no text.')
 
   def decode(self, encoded: Any, index: int) -> np.ndarray:
     """Decodes what `read` gave: uint8 `[H, W, C]` at its own size."""
@@ -136,14 +146,14 @@ class Dataset(abc.ABC):
         f'{self.info.name} split {self.info.split!r} has {len(self)} '
         f'records, 0 to {len(self) - 1}; record {index} was asked for.'
       )
-    encoded, label = self.read(index)
+    record = self.read(index)
     element = {
-      self.key: self.decode(encoded, index),
-      'label': np.int32(label),
+      self.key: self.decode(record.encoded, index),
+      'label': np.int32(record.label),
       'index': np.int64(index),
     }
     if self.info.codec is not None:
-      element['text'] = self.info.codec.encode([self.text(index)])[0]
+      element['text'] = self.info.codec.encode([record.text])[0]
     return element
 
   def nothing(self) -> dict[str, Any]:

@@ -53,9 +53,9 @@ class Files(data.Dataset):
       num_classes=0,
     )
 
-  def read(self, index: int) -> tuple[Any, int]:
+  def read(self, index: int) -> data.Record:
     """See the base class."""
-    return self._paths[index], -1
+    return data.Record(self._paths[index], -1)
 
   def where(self, index: int) -> str:
     """See the base class."""

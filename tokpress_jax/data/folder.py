@@ -11,13 +11,12 @@ import logging
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 from PIL import Image
 
 from tokpress_jax import errors
 from tokpress_jax.data.config import DataConfig, DataError
-from tokpress_jax.data.dataset import Dataset, DatasetInfo
+from tokpress_jax.data.dataset import Dataset, DatasetInfo, Record
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +81,9 @@ class FolderDataset(Dataset):
       description='A folder of images.',
     )
 
-  def read(self, index: int) -> tuple[Any, int]:
+  def read(self, index: int) -> Record:
     """See the base class."""
-    path, label = self._files[index]
-    return path, label
+    return Record(*self._files[index])
 
   def where(self, index: int) -> str:
     """See the base class."""

@@ -1,11 +1,9 @@
 """TFDS directories with ArrayRecord files, read without TensorFlow."""
 
-from typing import Any
-
 from tokpress_jax import errors
 from tokpress_jax.data import storage
 from tokpress_jax.data.config import DataConfig, DataError
-from tokpress_jax.data.dataset import Dataset, DatasetInfo
+from tokpress_jax.data.dataset import Dataset, DatasetInfo, Record
 from tokpress_jax.io.words import WordCodec
 
 
@@ -79,24 +77,18 @@ class TfdsDataset(Dataset):
       description=' '.join((builder.info.description or '').split()),
     )
 
-  def read(self, index: int) -> tuple[Any, int]:
+  def read(self, index: int) -> Record:
     """See the base class."""
-    record = self._record(index)
-    label = -1 if self._label_key is None else int(record[self._label_key])
-    return record[self._image_key], label
-
-  def text(self, index: int) -> str:
-    """See the base class."""
-    return self._record(index)[self._text_key].decode()
-
-  def _record(self, index: int) -> Any:
     try:
-      return self._source[index]
+      found = self._source[index]
     except Exception as error:  # ArrayRecord and protobuf raise their own.
       raise DataError(
         f'{self.where(index)} cannot be read: {error}. The file is probably '
         'truncated or damaged; prepare the data set again.'
       ) from error
+    label = -1 if self._label_key is None else int(found[self._label_key])
+    text = found[self._text_key].decode() if self.info.codec else ''
+    return Record(found[self._image_key], label, text)
 
   def where(self, index: int) -> str:
     """See the base class."""

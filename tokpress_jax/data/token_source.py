@@ -17,6 +17,7 @@ from tokpress_jax.data.dataset import (
   Dataset,
   DatasetInfo,
   EvalFunction,
+  Record,
   TrainFunction,
 )
 from tokpress_jax.io import token_sets, tokens
@@ -80,10 +81,10 @@ class TokenDataset(Dataset):
     except ValueError:
       return 0
 
-  def read(self, index: int) -> tuple[Any, int]:
+  def read(self, index: int) -> Record:
     """See the base class."""
     record = self._reader[index]
-    return record, record.label
+    return Record(record, record.label)
 
   def decode(self, encoded: Any, index: int) -> np.ndarray:
     """Returns the codes, int32 [R, N, Q]."""

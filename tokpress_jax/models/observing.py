@@ -19,7 +19,7 @@ from tokpress_jax.pruners.base import Needs
 from tokpress_jax.types import Array, Signals, Tap, Tokens
 
 # No tower has them: whoever calls the pruner puts them into its signals.
-_GIVEN = frozenset({'text', 'text_valid', 'importance'})
+GIVEN = frozenset({'text', 'text_valid', 'importance'})
 
 
 def observe(
@@ -51,13 +51,16 @@ def observe(
   """
   depth = stack.config.depth
   _check_layer(layer, depth)
-  names = {n for n in needs if isinstance(n, str)} - _GIVEN
+  names = {n for n in needs if isinstance(n, str)}
   own = {n: Tap(n, layer) for n in names & gives}
   others = {n for n in ('pixels', 'rng') if getattr(shared, n) is not None}
   if missing := names - gives - others:
     raise UserError(
       f'this tower has no {sorted(missing)}; it gives '
       f'{sorted(gives | others)}, and taps of its layers'
+      + (
+        '; a text or scores go in by signals.replace' if missing & GIVEN else ''
+      )
     )
   asked = [n for n in needs if isinstance(n, Tap)]
   taps, counted = sites.taps_of([*asked, *own.values()], depth, gives=gives)

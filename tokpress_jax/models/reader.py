@@ -272,7 +272,6 @@ class Compressor(nn.Module):
 
   def _token_packer(self, seen: Seen, count: int) -> Array:
     x = seen.tokens.features
-    assert seen.levels is not None  # Those of this method.
     module = compressors.TokenPacker(
       stride=self.grid // math.isqrt(count),
       joined=seen.levels.shape[-1],
@@ -284,7 +283,6 @@ class Compressor(nn.Module):
 
   def _quecc(self, seen: Seen, count: int) -> Array:
     x, text = seen.tokens.features, self._text(seen.tokens.features)
-    assert seen.levels is not None  # Those of this method.
     module = compressors.QueCC(
       stride=self.grid // math.isqrt(count),
       joined=seen.levels.shape[-1],

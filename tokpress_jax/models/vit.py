@@ -127,8 +127,12 @@ class ViT(nn.Module):
       UserError: if the images have another size than the config, are whole
         numbers, or (outside of `jit`) hold NaN.
     """
-    c = self.config
     checks.refuse('this ViT', self._image_causes(images))
+    return self._tokens(images)
+
+  def _tokens(self, images: Array) -> Tokens:
+    """`embed` of images that were looked at."""
+    c = self.config
     batch, side = images.shape[0], c.grid * c.patch
     x = _standardise(images[:, :side, :side], c.mean, c.std)
     x = patches.patchify(x.astype(self.dtype), c.patch)
@@ -215,7 +219,7 @@ class ViT(nn.Module):
       proportional=proportional,
       deterministic=deterministic,
     )
-    state = tower.TowerState(tokens=self.embed(images))
+    state = tower.TowerState(tokens=self._tokens(images))
     ends = lambda layer: layers.get(layer, ((), ()))[1]
     state, _ = tower.prune(ends(-1), state, settings.shared)
     needs = frozenset().union(*(p.needs for _, p in ends(c.depth)))
@@ -254,9 +258,9 @@ class ViT(nn.Module):
     Args:
       images: float [B, H, W, C] in [-1, 1].
       needs: of the pruners, static: names, of the layer that is read, and
-        `Tap`s of any layers. Nothing else is computed. A text and scores that
-        are given are left to `signals.replace(text=..., text_valid=...)` and
-        `importance=...`.
+        `Tap`s of any layers. Nothing else is computed. A text, or scores that
+        are given, are none of a tower's: leave them out, and put them in by
+        `signals.replace(text=..., text_valid=...)` or `importance=...`.
       layer: whose output is read, static, without the last norm: -2 is what
         LLaVA reads of CLIP, -1 the last.
       special: whether class and distillation token stay, protected. Signals are
@@ -276,7 +280,7 @@ class ViT(nn.Module):
       raise UserError(f"special is 'drop' or 'keep', got {special!r}")
     return observing.observe(
       self.stack,
-      self.embed(images),
+      self._tokens(images),
       needs=needs,
       gives=self.config.block_gives,
       layer=layer,

@@ -23,7 +23,6 @@ from tokpress_jax.report.images import ImageSet
 
 # Of LLaVA's 576 tokens: 192, a quarter, 128 and 64.
 SHARES = (1 / 3, 1 / 4, 2 / 9, 1 / 9)
-_GIVEN = frozenset({'text', 'text_valid', 'importance'})
 _BATCH = 256
 
 
@@ -125,13 +124,13 @@ def _row(
 ) -> ChoosingRow:
   """One method at one budget."""
   needs = frozenset() if pruner is None else pruner.needs
-  reads_text = bool(needs & _GIVEN)
+  reads_text = bool(needs & observing.GIVEN)
   special = model.module.config.num_special
 
   @jax.jit
   def run(model: types.Loaded, x: Any, text: Any, rng: Any) -> tuple[Any, ...]:
     tokens, signals = model.observe(
-      x, needs=needs - _GIVEN, layer=layer, rng=rng, special='keep'
+      x, needs=needs - observing.GIVEN, layer=layer, rng=rng, special='keep'
     )
     patches, _ = observing.without_first(tokens, types.Signals(), special)
     kept = patches

@@ -35,7 +35,7 @@ from tokpress_jax.types import (
 
 View = Literal['image', 'first', 'crops']
 CROPS = (2, 2)  # rows and columns of crops beside the thumbnail
-_GIVEN = frozenset({'text', 'text_valid', 'importance', 'rng', 'pixels'})
+_NOT_OF_LAYERS = observing.GIVEN | {'rng', 'pixels'}
 # Their softmax, or their budget, counts the class token.
 _WITH_CLASS = (
   before_llm.PruMerge,
@@ -290,7 +290,7 @@ def _crops(images: Array, detailed: Array | None) -> Array:
 
 def _tower_needs(pruner: Any, config: Any) -> Needs:
   """What a tower has to compute, what stands for a text included."""
-  needs = frozenset(pruner.needs) - _GIVEN
+  needs = frozenset(pruner.needs) - _NOT_OF_LAYERS
   if 'importance' not in pruner.needs:
     return needs
   if isinstance(pruner, before_llm.Recoverable):
