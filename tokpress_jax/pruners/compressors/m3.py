@@ -102,6 +102,7 @@ class M3Projector(base.Compressor):
   dtype: Any = jnp.float32
 
   @nn.compact
+  @refusals.refusing
   def __call__(self, x: Array, *, count: int | None = None) -> Array:
     """Makes tokens.
 
