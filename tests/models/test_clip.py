@@ -49,6 +49,29 @@ def test_logits_are_scaled_cosines_of_its_towers(loaded):
   np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
+def test_pruners_read_its_image_tower(loaded):
+  image, _ = models.clip_towers(loaded)
+
+  @jax.jit
+  def run(model):
+    tokens, signals = model.observe(
+      IMAGES, needs=frozenset({'attention_row'}), layer=-2, special='keep'
+    )
+    return (
+      tokens.features,
+      signals.attention_row,
+      model.finish(tokens, layer=-2).pooled,
+      model.project_tokens(tokens),
+    )
+
+  for got, want in zip(run(loaded), run(image), strict=True):
+    np.testing.assert_allclose(got, want, atol=1e-6)
+  whole = jax.jit(lambda m: m.encode_image(IMAGES))(loaded)
+  pooled = run(loaded)[2]
+  unit = pooled / jnp.linalg.norm(pooled, axis=1, keepdims=True)
+  np.testing.assert_allclose(unit, whole, atol=1e-5)
+
+
 def test_the_scale_ends_where_the_config_says(loaded):
   params = {**loaded.variables['params'], 'log_scale': jnp.float32(9.0)}
   at = lambda config, x: config.build().apply(

@@ -57,6 +57,19 @@ def test_slots_and_signals_stay_with_their_crops():
   assert got.grids == ((1, 2, 2),) * G
 
 
+def test_crops_that_are_shown_in_part():
+  """By patches: a crop with none is not there, others count what they show."""
+  tokens, *_ = case()
+  there = np.ones((B, G, N), bool)
+  there[0, 1, 2:], there[1, 2] = False, False
+  got, _ = pruners.join_crops(tokens, crops=G, valid=jnp.asarray(there))
+  valid = (np.asarray(tokens.valid).reshape(B, G, N) & there).reshape(B, -1)
+  np.testing.assert_array_equal(got.valid, valid)
+  np.testing.assert_array_equal(got.mass, valid)
+  np.testing.assert_array_equal(got.owner >= 0, valid)
+  np.testing.assert_array_equal(got.source_count, [10, 7])
+
+
 def test_rows_that_are_no_images_are_refused():
   tokens, *_ = case()
   with pytest.raises(UserError, match='6 rows are no whole number of images'):

@@ -18,7 +18,8 @@ from jax.sharding import AxisType, PartitionSpec
 from jax.test_util import check_grads
 
 from tokpress_jax import models, pruners
-from tokpress_jax.pruners import budgets, scores, selectors
+from tokpress_jax.io import any_resolution, images
+from tokpress_jax.pruners import before_llm, budgets, scores, selectors
 from tokpress_jax.types import Ratio, Signals, Tokens
 
 
@@ -171,6 +172,40 @@ def test_vmap_over_crops():
     np.testing.assert_array_equal(
       crops.features[:, crop], take(inside, longest(inside, 3))
     )
+
+
+def test_images_of_any_size_before_a_language_model():
+  """A thumbnail and crops of each; a batch is what its images are alone."""
+  config = models.ViTConfig(
+    image_size=16, patch=4, width=16, depth=2, heads=2, classes=0
+  )
+  module = config.build()
+  weights = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+  pruner = before_llm.HiRED(budget=24)
+
+  def keep(pictures):
+    cut = any_resolution.cut_crops(pictures, size=16, patch=4)
+    pixels = images.to_float(cut.pixels.reshape(-1, 16, 16, 3))
+    tokens, signals = module.apply(
+      weights, pixels, needs=pruner.needs, method='observe'
+    )
+    tokens, signals = pruners.join_crops(
+      tokens, signals, crops=5, valid=cut.valid
+    )
+    return pruner(pruners.place_crops(tokens, layout=cut.layout), signals)
+
+  shapes = ((32, 16), (17, 60))
+  noise = np.random.default_rng(0).integers(0, 256, (2, 60, 60, 3), np.uint8)
+  pictures = [x[: s[0], : s[1]] for x, s in zip(noise, shapes, strict=True)]
+  both, plan = keep(pictures)
+
+  # Shares of crops are rounded down.
+  assert both.features.shape == (2, 24, 16)
+  assert (both.valid.sum(axis=1) >= 24 - 4).all()
+  for i, picture in enumerate(pictures):
+    crops = set(np.unique(both.owner[i][both.valid[i]]))
+    assert crops == set(range(3 + i))  # Two below each other, three in a row.
+    pruners.testing.compare((both, plan), keep([picture]), rows=[i])
 
 
 def test_vmap_over_heads_lets_each_keep_its_own_keys():

@@ -1,7 +1,10 @@
 """What pruners leave of a tower's images: rows, probe and retrieval."""
 
+import dataclasses
+
 import jax
 import numpy as np
+import pytest
 
 from tokpress_jax import models, report, types
 
@@ -79,3 +82,60 @@ def test_a_clip_finds_texts_by_what_is_kept():
   found = {row.method: row.recalls for row in rows}
   assert set(found) == {'all', *methods, 'smaller image'}
   assert found['all'] == whole and whole.text_at_1 > 0.5
+
+
+def row(method, tokens, probe, image_at_1=None):
+  recalls = None
+  if image_at_1 is not None:
+    recalls = report.Recalls(
+      text_at_1=0, text_at_5=0, image_at_1=image_at_1, image_at_5=1
+    )
+  return report.ChoosingRow(
+    method=method,
+    tokens=tokens,
+    coverage=1,
+    diversity=0,
+    error=0,
+    probe=probe,
+    recalls=recalls,
+  )
+
+
+ROWS = [
+  row('all', 16, 1.0, 1.0),
+  row('good', 8, 0.75, 0.25),
+  row('good', 4, 0.5, 0.25),
+  row('bad', 8, 0.25, 0.5),
+  row('random', 8, 0.5, 0.25),
+  row('random', 4, 0.375, 0.5),
+  row('smaller image', 9, 0.1, 0.1),
+]
+
+
+def test_the_figure_shows_differences_to_random():
+  figure = report.choosing_figure(ROWS, images=8)
+  probe, retrieval = figure.axes
+  assert probe.get_title('left') == 'linear probe'
+  of = lambda axes: [label.get_text() for label in axes.get_yticklabels()]
+  # The best is at the top; what random was not measured at is left out.
+  assert of(probe) == ['bad', 'good']
+  assert of(retrieval) == ['good', 'bad']
+  dots = sorted(
+    (y, x)
+    for dot in probe.collections
+    for x, y in np.asarray(dot.get_offsets())
+  )
+  assert dots == [(0, -0.25), (1, 0.125), (1, 0.25)]
+  band = probe.patches[0].get_path().get_extents()
+  np.testing.assert_allclose(band.x1, 0.25)  # (2 x 0.5 x 0.5 / 8) ** 0.5
+
+
+def test_without_texts_there_is_one_panel():
+  rows = [dataclasses.replace(row, recalls=None) for row in ROWS]
+  assert len(report.choosing_figure(rows, images=8).axes) == 1
+
+
+def test_a_figure_without_random_is_refused():
+  rows = [row for row in ROWS if row.method != 'random']
+  with pytest.raises(ValueError, match="add 'random' to the methods"):
+    report.choosing_figure(rows, images=8)

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from tokpress_jax import data, models, registry, report, types, workdir
+from tokpress_jax import data, models, registry, report, types, viz, workdir
 from tokpress_jax.bench import harness
 from tokpress_jax.errors import UserError
 from tokpress_jax.io import load as load_lib
@@ -31,6 +31,7 @@ def left_of(
   layer: int = -2,
   train_images: int = 4096,
   test_images: int = 2048,
+  picture: str | None = None,
 ) -> list[harness.Row]:
   """Measures what methods leave of images; see `report.measure_choosing`.
 
@@ -46,6 +47,8 @@ def left_of(
     layer: whose output is read.
     train_images: for the linear probe.
     test_images: that are measured.
+    picture: a PNG to draw the differences to random pruning in, which is then
+      one of the methods.
 
   Returns:
     A row for each method and share. `probe_over_random` and
@@ -86,6 +89,11 @@ def left_of(
         'or a tower with its --text-model on a data set with texts'
       )
     chosen = [n for n in chosen if n not in reads]
+  if picture is not None:
+    if pathlib.Path(picture).suffix.lower() != '.png':
+      raise UserError(f'the picture is a .png file, got {picture}')
+    pathlib.Path(picture).parent.mkdir(parents=True, exist_ok=True)
+    chosen = list(dict.fromkeys((*chosen, 'random')))
   given = (shares,) if isinstance(shares, int | float | str) else shares
   rows = report.measure_choosing(
     loaded,
@@ -95,6 +103,9 @@ def left_of(
     layer=layer,
     texts=texts,
   )
+  if picture is not None:
+    figure = report.choosing_figure(rows, images=len(images.test))
+    pathlib.Path(picture).write_bytes(viz.figure_png(figure))
   random = {row.tokens: row for row in rows if row.method == 'random'}
   return [_row(row, random.get(row.tokens)) for row in rows]
 

@@ -89,6 +89,7 @@ def run(
   layer: int | None = None,
   train_images: int | None = None,
   test_images: int | None = None,
+  picture: str | None = None,
 ) -> list[harness.Row]:
   """Times the methods at their published budgets, or measures what is left.
 
@@ -109,6 +110,7 @@ def run(
     layer: whose output is read.
     train_images: for the linear probe.
     test_images: that are measured.
+    picture: a PNG to draw the differences to random pruning in.
 
   Returns:
     A row for each method and number of tokens.
@@ -125,6 +127,7 @@ def run(
     'layer': layer,
     'train_images': train_images,
     'test_images': test_images,
+    'picture': picture,
   }
   of_model = {name: x for name, x in of_model.items() if x is not None}
   if model is not None:

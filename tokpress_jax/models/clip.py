@@ -24,6 +24,7 @@ from tokpress_jax.errors import UserError
 from tokpress_jax.io.words import WordCodec
 from tokpress_jax.models.clip_codes import clip_codes
 from tokpress_jax.models.clip_text import ClipTextConfig
+from tokpress_jax.models.vit import ViTOutput
 from tokpress_jax.models.vit_config import ViTConfig
 
 Array = jax.Array
@@ -140,6 +141,30 @@ class CLIP(linen.Module):
   def encode_text(self, codes: Array) -> Array:
     """Gives what stands for each text, float32 [T, P], of codes int [T, M]."""
     return unit(self.text(codes).pooled)
+
+  def observe(
+    self, images: Array, **options: Any
+  ) -> tuple[types.Tokens, types.Signals]:
+    """What pruners read of the image tower: `ViT.observe`.
+
+    Args:
+      images: float [B, H, W, C] in [-1, 1].
+      **options: needs, layer, special, rng.
+    """
+    return self.image.observe(images, **options)
+
+  def finish(self, tokens: types.Tokens, **options: Any) -> ViTOutput:
+    """The image tower's other layers on what was kept: `ViT.finish`.
+
+    Args:
+      tokens: of `observe` with special='keep', or what a pruner left of them.
+      **options: layer, proportional.
+    """
+    return self.image.finish(tokens, **options)
+
+  def project_tokens(self, tokens: types.Tokens) -> Array:
+    """Tokens [B, N, D] beside texts, [B, N, P]: `ViT.project_tokens`."""
+    return self.image.project_tokens(tokens)
 
   def compare(self, images: Array, texts: Array) -> Array:
     """Logits, float32 [B, T], of features [B, P] and [T, P] of length 1."""

@@ -29,7 +29,8 @@ def join_crops(
       first, where there is one), as a tower gives them.
     signals: over the same rows.
     crops: G.
-    valid: bool [B, G], crops that an image has; all if not given.
+    valid: bool [B, G], crops that an image has, or [B, G, N], patches that show
+      some of it (`io.any_resolution.cut_crops`); all if not given.
 
   Returns:
     Tokens [B, G N] whose `owner` is the number of the crop, and signals over
@@ -46,10 +47,11 @@ def join_crops(
       'every image the same number of crops, and `valid` for those there'
     )
   batch = rows // crops
-  if valid is not None and valid.shape != (batch, crops):
+  shapes = (batch, crops), (batch, crops, slots)
+  if valid is not None and valid.shape not in shapes:
     raise UserError(
-      f'valid must be [{batch}, {crops}], a crop of each image, got '
-      f'{valid.shape}'
+      f'valid must be [{batch}, {crops}], a crop of each image, or with the '
+      f'{slots} tokens of each, got {valid.shape}'
     )
 
   def join(x: Array, axis: int) -> Array:
@@ -60,7 +62,8 @@ def join_crops(
 
   there = join(tokens.valid, 1)
   if valid is not None:
-    there &= jnp.repeat(valid, slots, axis=1)
+    each = valid if valid.ndim == 3 else valid[..., None]
+    there &= jnp.broadcast_to(each, (*shapes[1],)).reshape(batch, -1)
   number = jnp.repeat(jnp.arange(crops, dtype=jnp.int32), slots)[None]
   fields = ('features', 'positions', 'mass', 'kind', 'protected')
   moved: dict[str, Any] = {n: join(getattr(tokens, n), 1) for n in fields}
@@ -68,7 +71,10 @@ def join_crops(
   moved['protected'] &= there
   count = tokens.source_count.reshape(batch, crops)
   if valid is not None:
-    count = jnp.where(valid, count, 0)
+    # Of a crop that is shown in part, the tokens that are.
+    own = tokens.valid.reshape(shapes[1])
+    hidden = (own & ~there.reshape(shapes[1])).sum(axis=2)
+    count = jnp.where(there.reshape(shapes[1]).any(axis=2), count - hidden, 0)
   joined = dataclasses.replace(
     tokens,
     **moved,

@@ -1,6 +1,10 @@
 """What fewer tokens cost: trained runs, measured and shown on one page."""
 
-from tokpress_jax.report.choosing import ChoosingRow, measure_choosing
+from tokpress_jax.report.choosing import (
+  ChoosingRow,
+  choosing_figure,
+  measure_choosing,
+)
 from tokpress_jax.report.compressing import (
   compressing_figure,
   compressing_rows,
@@ -56,6 +60,7 @@ __all__ = [
   'SampleResult',
   'Texts',
   'TokenizerResult',
+  'choosing_figure',
   'compressing_figure',
   'compressing_rows',
   'compressing_table',

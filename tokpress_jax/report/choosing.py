@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokpress_jax import registry, types
+from tokpress_jax import registry, types, viz
 from tokpress_jax.models import clip, observing
 from tokpress_jax.nn import resize as resize_lib
 from tokpress_jax.pruners import before_llm, reduction
@@ -24,6 +24,9 @@ from tokpress_jax.report.images import ImageSet
 # Of LLaVA's 576 tokens: 192, a quarter, 128 and 64.
 SHARES = (1 / 3, 1 / 4, 2 / 9, 1 / 9)
 _BATCH = 256
+# Of pruners that draw: one draw moves a probe by more than most methods do.
+DRAWS = 5
+MEASURES = ('coverage', 'diversity', 'error', 'probe')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,8 @@ def measure_choosing(
   special ones go through the rest of the layers (`ViT.finish`). Beside the
   methods stand all tokens, and a smaller image of at most as many patches.
 
-  Methods that read a text are given the image's own, embedded, see
+  Of a method that draws (`random`) the rows are means of `DRAWS` draws. Methods
+  that read a text are given the image's own, embedded, see
   `standing.plan`: they know what will be asked, and the others do not.
 
   Args:
@@ -152,27 +156,96 @@ def _row(
     pooled = model.finish(whole, layer=layer).pooled
     return mean, clip.unit(pooled), *keeping.measures(patches, kept)
 
-  def all_of(pixels: np.ndarray, text: np.ndarray) -> list[np.ndarray]:
+  def all_of(
+    pixels: np.ndarray, text: np.ndarray, draw: int
+  ) -> list[np.ndarray]:
     parts = []
     for start in range(0, len(pixels), _BATCH):
       rows = [a[start : start + _BATCH] for a in (pixels, text)]
       number = len(rows[0])
       wide = [np.resize(a, (_BATCH, *a.shape[1:])) for a in rows]
-      out = jax.device_get(run(model, *wide, jax.random.key(start)))
+      rng = jax.random.fold_in(jax.random.key(draw), start)
+      out = jax.device_get(run(model, *wide, rng))
       parts.append([a[:number] for a in out])
     return [np.concatenate(a) for a in zip(*parts, strict=True)]
 
-  none = lambda x: np.zeros((len(x), 0), np.float32)
-  train = all_of(images.train, texts.train if texts else none(images.train))
-  test = all_of(images.test, texts.test if texts else none(images.test))
-  guess = keeping.probe(train[0], images.train_labels, test[0])
-  coverage, diversity, error = (float(a.mean()) for a in test[2:])
-  return ChoosingRow(
-    method=name,
-    tokens=count,
-    coverage=coverage,
-    diversity=diversity,
-    error=error,
-    probe=float(np.mean(guess == images.test_labels)),
-    recalls=None if texts is None else retrieval.recalls(test[1], texts),
+  def measured(draw: int) -> ChoosingRow:
+    sets = []
+    for which in ('train', 'test'):
+      pixels = getattr(images, which)
+      text = np.zeros((len(pixels), 0), np.float32)
+      if texts is not None:
+        text = getattr(texts, which)
+      sets.append(all_of(pixels, text, draw))
+    train, test = sets
+    guess = keeping.probe(train[0], images.train_labels, test[0])
+    coverage, diversity, error = (float(a.mean()) for a in test[2:])
+    return ChoosingRow(
+      method=name,
+      tokens=count,
+      coverage=coverage,
+      diversity=diversity,
+      error=error,
+      probe=float(np.mean(guess == images.test_labels)),
+      recalls=None if texts is None else retrieval.recalls(test[1], texts),
+    )
+
+  draws = DRAWS if 'rng' in needs else 1
+  return _mean([measured(draw) for draw in range(draws)])
+
+
+def _mean(rows: Sequence[ChoosingRow]) -> ChoosingRow:
+  """The mean of rows of one method and budget."""
+  means = lambda rows, names: {
+    name: float(np.mean([getattr(r, name) for r in rows])) for name in names
+  }
+  found: dict[str, Any] = means(rows, MEASURES)
+  recalls = [row.recalls for row in rows if row.recalls is not None]
+  if recalls:
+    names = [field.name for field in dataclasses.fields(retrieval.Recalls)]
+    found['recalls'] = retrieval.Recalls(**means(recalls, names))
+  return dataclasses.replace(rows[0], **found)
+
+
+def choosing_figure(
+  rows: Sequence[ChoosingRow], *, images: int, theme: viz.Theme = 'light'
+) -> Any:
+  """How far each method is above random pruning of as many tokens.
+
+  Args:
+    rows: what `measure_choosing` gives, with those of `random`.
+    images: M, for the standard errors.
+    theme: see `viz.curve`.
+
+  Returns:
+    A matplotlib figure: a panel for the linear probe and, where there are
+    texts, one for retrieval; a line for each method, best first, a dot for each
+    budget. The band is one standard error of the difference of two such
+    accuracies, as if of other images each.
+
+  Raises:
+    ValueError: if random pruning was not measured.
+  """
+  measures = {'linear probe': lambda row: row.probe}
+  if all(row.recalls is not None for row in rows):
+    measures['image of a text'] = lambda row: row.recalls.image_at_1
+  random = {row.tokens: row for row in rows if row.method == 'random'}
+  if not random:
+    raise ValueError(
+      'methods are drawn beside random pruning, which was not measured: add '
+      "'random' to the methods"
+    )
+  parts = []
+  for title, of in measures.items():
+    series: dict[str, dict[str, float]] = {}
+    for row in rows:
+      if row.method in ('all', 'random') or row.tokens not in random:
+        continue
+      beside = of(row) - of(random[row.tokens])
+      series.setdefault(row.method, {})[f'{row.tokens} tokens'] = beside
+    chance = [of(row) for row in random.values()]
+    band = max((2 * p * (1 - p) / images) ** 0.5 for p in chance)
+    parts.append((title, band, series))
+  return viz.beside_zero(
+    parts, x_label='accuracy over random tokens', theme=theme
   )

@@ -170,6 +170,59 @@ def _shades(count: int, theme: Theme) -> list[Any]:
   return [colormaps['Blues'](low + i * step) for i in range(count)]
 
 
+def beside_zero(
+  parts: Sequence[tuple[str, float, Mapping[str, Mapping[str, float]]]],
+  *,
+  x_label: str,
+  theme: Theme = 'light',
+) -> Figure:
+  """Differences of named rows to a baseline, as dots beside a line at zero.
+
+  Args:
+    parts: (title, half width of the band about zero, row -> name -> difference)
+      of each panel. The rows of each are sorted by their means; names are an
+      ordered set, such as budgets, as shades of one colour.
+    x_label: With its unit.
+    theme: See `blank`.
+  """
+  names = list(
+    dict.fromkeys(n for _, _, s in parts for r in s.values() for n in r)
+  )
+  shades = dict(zip(names, _shades(len(names), theme)[::-1], strict=True))
+  most = max(len(series) for _, _, series in parts)
+  figure, row = blank(
+    len(parts), size=(4.4 * len(parts), 1.0 + 0.24 * most), theme=theme
+  )
+  dots = {}
+  for axes, (title, band, series) in zip(row, parts, strict=True):
+    mean = lambda r: sum(r.values()) / len(r)
+    ranked = sorted(series, key=lambda n, s=series: mean(s[n]))
+    axes.axvspan(-band, band, color=_GRID[theme], lw=0)
+    axes.axvline(0, color=INK[theme], lw=1.2)
+    for y, which in enumerate(ranked):
+      values = series[which]
+      axes.plot(
+        [min(values.values()), max(values.values())],
+        [y, y],
+        color=_GRID[theme],
+        lw=1.6,
+        zorder=1,
+      )
+      for name, x in values.items():
+        dots[name] = axes.scatter(x, y, color=shades[name], s=26, zorder=2)
+    dress(axes, theme, title=title)
+    axes.set_yticks(range(len(ranked)), ranked)
+    axes.set_xlabel(x_label)
+  figure.legend(
+    list(dots.values()),
+    list(dots),
+    loc='outside right center',
+    frameon=False,
+    labelcolor=INK[theme],
+  )
+  return figure
+
+
 def quality_by_tokens(
   series: Series, *, y_label: str = 'PSNR (dB)', theme: Theme = 'light'
 ) -> Figure:

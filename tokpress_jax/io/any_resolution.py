@@ -1,0 +1,167 @@
+"""Images of any size as a thumbnail and crops, as LLaVA-NeXT reads them.
+
+Liu et al., "LLaVA-NeXT: Improved reasoning, OCR, and world knowledge" (2024).
+Of some layouts of crops the one that shows most of an image is taken; the image
+is put in its middle at its own proportions, on black, and cut. Before the crops
+stands the whole image, stretched to one crop's size.
+
+Dimension letters: B images, G crops of an image with its thumbnail, S the side
+of a crop in pixels, C channels, N patches of a crop, H, W an image's size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from tokpress_jax.errors import UserError
+from tokpress_jax.io import images as images_lib
+
+Layouts = Sequence[tuple[int, int]]
+
+# Rows and columns of crops.
+LLAVA_NEXT: tuple[tuple[int, int], ...] = (
+  (1, 2),
+  (2, 1),
+  (2, 2),
+  (3, 1),
+  (1, 3),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Crops:
+  """What a tower sees of images, in arrays of one shape.
+
+  Attributes:
+    pixels: uint8 [B, G, S, S, C], the thumbnail first, then the crops in raster
+      order; black where an image has fewer.
+    valid: bool [B, G, N], patches that show some of the image.
+    layout: int32 [B, 2], rows and columns of crops.
+  """
+
+  pixels: np.ndarray
+  valid: np.ndarray
+  layout: np.ndarray
+
+
+def cut_crops(
+  images: Sequence[Any],
+  *,
+  size: int = 336,
+  patch: int = 14,
+  layouts: Layouts = LLAVA_NEXT,
+  channels: Literal[1, 3] = 3,
+) -> Crops:
+  """Cuts images into a thumbnail and crops each.
+
+  A tower sees them as `images.to_float(crops.pixels.reshape(-1, size, size, 3))`,
+  and `join_crops(tokens, signals, crops=G, valid=crops.valid)` puts what it says
+  into a row for each image.
+
+  Args:
+    images: B of what `load_image` takes; they may differ in size.
+    size: S.
+    patch: the side of a patch in pixels.
+    layouts: (rows, columns) to choose from.
+    channels: C.
+
+  Returns:
+    Crops, G being one more than the largest layout has.
+
+  Raises:
+    UserError: if an image cannot be read, there is none, or patches do not tile
+      a crop.
+  """
+  if not images or not layouts:
+    raise UserError('give at least one image and one layout of crops')
+  if min(size, patch) < 1 or size % patch:
+    raise UserError(f'patches of {patch} pixels do not tile crops of {size}')
+  if wrong := [x for x in layouts if min(x) < 1]:
+    raise UserError(f'layouts are rows and columns of crops, got {wrong}')
+  number = 1 + max(math.prod(layout) for layout in layouts)
+  side = size // patch
+  shape = len(images), number
+  pixels = np.zeros((*shape, size, size, channels), np.uint8)
+  valid = np.zeros((*shape, side, side), bool)
+  chosen = []
+  for i, source in enumerate(images):
+    image = images_lib.load_image(source, channels=channels)
+    rows, columns = best_layout(image.shape[:2], layouts, size=size)
+    count = 1 + rows * columns
+    pixels[i, 0] = images_lib.resize(image, (size, size))
+    valid[i, 0] = True
+    pixels[i, 1:count] = _cut(_placed(image, rows, columns, size), size)
+    inside = _shown(image.shape[:2], rows * side, columns * side)
+    valid[i, 1:count] = _cut(inside, side)
+    chosen.append((rows, columns))
+  return Crops(
+    pixels=pixels,
+    valid=valid.reshape(*shape, side * side),
+    layout=np.array(chosen, np.int32),
+  )
+
+
+def best_layout(
+  shape: tuple[int, int], layouts: Layouts = LLAVA_NEXT, *, size: int = 336
+) -> tuple[int, int]:
+  """The layout in which an image keeps most pixels, and then wastes least.
+
+  Args:
+    shape: (H, W) of the image.
+    layouts: (rows, columns) to choose from; the first of equals is taken.
+    size: S.
+  """
+
+  def worth(layout: tuple[int, int]) -> tuple[int, int]:
+    rows, columns = layout
+    scale = min(columns * size / shape[1], rows * size / shape[0])
+    shown = math.prod(int(n * scale) for n in shape[::-1])
+    kept = min(shown, math.prod(shape))
+    return kept, kept - rows * columns * size**2
+
+  return max(layouts, key=worth)
+
+
+def _placed(
+  image: np.ndarray, rows: int, columns: int, size: int
+) -> np.ndarray:
+  """The image on black, [rows S, columns S, C], in its own proportions."""
+  whole = rows * size, columns * size
+  scale = [n / own for n, own in zip(whole, image.shape[:2], strict=True)]
+  inner = tuple(
+    n if of == min(scale) else min(math.ceil(own * min(scale)), n)
+    for n, own, of in zip(whole, image.shape[:2], scale, strict=True)
+  )
+  top, left = ((n - own) // 2 for n, own in zip(whole, inner, strict=True))
+  out = np.zeros((*whole, image.shape[2]), np.uint8)
+  box = top, left, *inner
+  images_lib.cut(out, box)[...] = images_lib.resize(image, inner)
+  return out
+
+
+def _shown(shape: tuple[int, int], rows: int, columns: int) -> np.ndarray:
+  """Which of a layout's patches LLaVA-NeXT keeps: bool [rows, columns].
+
+  Of an image thinner than a patch it keeps none; here those that show it stay.
+  """
+  height, width = shape
+  inside = np.zeros((rows, columns), bool)
+  if width / height > columns / rows:
+    edge = (rows - (int(round(height * columns / width, 7)) or 1)) // 2
+    inside[edge : rows - edge] = True
+  else:
+    edge = (columns - (int(round(width * rows / height, 7)) or 1)) // 2
+    inside[:, edge : columns - edge] = True
+  return inside
+
+
+def _cut(x: np.ndarray, side: int) -> np.ndarray:
+  """[R side, Q side, ...] to [R Q, side, side, ...], in raster order."""
+  rows, columns = (n // side for n in x.shape[:2])
+  x = x.reshape(rows, side, columns, side, *x.shape[2:]).swapaxes(1, 2)
+  return x.reshape(rows * columns, side, side, *x.shape[4:])
