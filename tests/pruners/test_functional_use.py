@@ -19,7 +19,7 @@ from jax.test_util import check_grads
 
 from tokpress_jax import models, pruners
 from tokpress_jax.io import any_resolution, images
-from tokpress_jax.pruners import before_llm, budgets, scores, selectors
+from tokpress_jax.pruners import before_llm, budgets, scores, selectors, testing
 from tokpress_jax.types import Ratio, Signals, Tokens
 
 
@@ -183,16 +183,18 @@ def test_images_of_any_size_before_a_language_model():
   weights = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
   pruner = before_llm.HiRED(budget=24)
 
-  def keep(pictures):
-    cut = any_resolution.cut_crops(pictures, size=16, patch=4)
-    pixels = images.to_float(cut.pixels.reshape(-1, 16, 16, 3))
+  @jax.jit
+  def choose(crops, valid, layout):
+    pixels = images.to_float(crops.reshape(-1, 16, 16, 3))
     tokens, signals = module.apply(
       weights, pixels, needs=pruner.needs, method='observe'
     )
-    tokens, signals = pruners.join_crops(
-      tokens, signals, crops=5, valid=cut.valid
-    )
-    return pruner(pruners.place_crops(tokens, layout=cut.layout), signals)
+    tokens, signals = pruners.join_crops(tokens, signals, crops=5, valid=valid)
+    return pruner(pruners.place_crops(tokens, layout=layout), signals)
+
+  def keep(pictures):
+    cut = any_resolution.cut_crops(pictures, size=16, patch=4)
+    return choose(cut.pixels, cut.valid, cut.layout)
 
   shapes = ((32, 16), (17, 60))
   noise = np.random.default_rng(0).integers(0, 256, (2, 60, 60, 3), np.uint8)
@@ -205,7 +207,7 @@ def test_images_of_any_size_before_a_language_model():
   for i, picture in enumerate(pictures):
     crops = set(np.unique(both.owner[i][both.valid[i]]))
     assert crops == set(range(3 + i))  # Two below each other, three in a row.
-    pruners.testing.compare((both, plan), keep([picture]), rows=[i])
+    testing.compare((both, plan), keep([picture] * 2), rows=[i, i])
 
 
 def test_vmap_over_heads_lets_each_keep_its_own_keys():

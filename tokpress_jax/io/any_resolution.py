@@ -59,9 +59,9 @@ def cut_crops(
 ) -> Crops:
   """Cuts images into a thumbnail and crops each.
 
-  A tower sees them as `images.to_float(crops.pixels.reshape(-1, size, size, 3))`,
-  and `join_crops(tokens, signals, crops=G, valid=crops.valid)` puts what it says
-  into a row for each image.
+  A tower takes them as rows of pixels, [B G, S, S, C] through
+  `images.to_float`; `join_crops(tokens, signals, crops=G, valid=crops.valid)`
+  puts what it says into a row for each image.
 
   Args:
     images: B of what `load_image` takes; they may differ in size.
