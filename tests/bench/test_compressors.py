@@ -51,12 +51,19 @@ NEAREST = {
   'aim': 180,
   'mustdrop': 320,
   'dycoke': 976,  # 6 frames of 144, and 8 of each other one
-  'm3': 180,
+  'm3_projector': 180,
   'token_packer': 180,
   'token_flex': 180,
   'quecc': 180,
 }
-EXACT = ('divprune', 'globalcom2', 'mqt', 'hicom_local', 'slime', 'zoo_prune')
+EXACT = (
+  'divprune',
+  'globalcom2',
+  'mqt',
+  'hicom_local',
+  'slime_resampler',
+  'zoo_prune',
+)
 every = pytest.mark.parametrize('name', CASES)
 
 
@@ -160,7 +167,11 @@ def test_verdict():
 def test_summary_names_what_is_too_dear(rows):
   made = [
     dict(rows[name], meets=meets, share=0.05, gram=2.0)
-    for name, meets in (('scope', 'no'), ('m3', 'gram'), ('dtd', 'share'))
+    for name, meets in (
+      ('scope', 'no'),
+      ('m3_projector', 'gram'),
+      ('dtd', 'share'),
+    )
   ]
   line = compressors.summary(made)
   assert line.startswith('1 of 3 rows take at most 3%')
@@ -191,13 +202,19 @@ def test_options_and_the_line_behind_the_table(
   monkeypatch.setitem(compressors.SCENES, 72, SCENE)
   monkeypatch.setitem(compressors.KEPT, 72, (36, 18))
   file = tmp_path / 'report.json'
-  words = '--methods m3 stride --slots 72 --width 16 --tower 16 --batch 2'
+  words = (
+    '--methods m3_projector stride --slots 72 --width 16 --tower 16 --batch 2'
+  )
   words += ' --dtype bfloat16 --repeats 1 --measure-memory 0'
   cli.main(['compressors', '--json', str(file), *words.split()])
   report = json.loads(file.read_text())
   names = [row['name'] for row in report['rows']]
   # Of 36 and of 18 the nearest number of windows is the same.
-  assert names == ['m3/18 of 72', 'stride/36 of 72', 'stride/18 of 72']
+  assert names == [
+    'm3_projector/18 of 72',
+    'stride/36 of 72',
+    'stride/18 of 72',
+  ]
   assert {(row['batch'], row['dtype']) for row in report['rows']} == {
     (2, 'bfloat16')
   }
@@ -213,5 +230,7 @@ def test_bad_options_are_refused():
     UserError, match=r"'divprun' to time\. Did you mean 'divpr"
   ):
     bench.run('compressors', methods=('stride', 'divprun'))
+  with pytest.raises(UserError, match='--slots are of what is timed'):
+    bench.run('compressors', model='runs/it', slots=576)
   with pytest.raises(UserError, match="'tome'"):  # inside a ViT
     bench.run('compressors', methods='tome')

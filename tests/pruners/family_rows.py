@@ -51,8 +51,6 @@ FLAT = {
 # On tokens in a grid, in frames, in crops, in space.
 QUARTERS = testing.Grid(
   grid=(4, 4),
-  slots=17,
-  unit=17,
   lengths=(17, 9, 9, 17, 9, 9, 17, 9),
   others=((9, 17, 9, 17, 9, 17, 9, 9),),
 )

@@ -126,7 +126,7 @@ def test_the_figure_shows_differences_to_random():
     for x, y in np.asarray(dot.get_offsets())
   )
   assert dots == [(0, -0.25), (1, 0.125), (1, 0.25)]
-  band = probe.patches[0].get_path().get_extents()
+  band = probe.patches[0].get_bbox()
   np.testing.assert_allclose(band.x1, 0.25)  # (2 x 0.5 x 0.5 / 8) ** 0.5
 
 

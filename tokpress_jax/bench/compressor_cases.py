@@ -150,7 +150,7 @@ CASES: dict[str, Case] = {
     Case(name='dycoke', tokens='video', make=_ratio(before_llm.DyCoke)),
     Case(name='ppe', tokens='video'),
     # Learned; the projector is part of them.
-    Case(name='m3', public=('M3', 'nested_pool'), build=learned.m3),
+    Case(name='m3_projector', public=('M3', 'nested_pool'), build=learned.m3),
     Case(name='mqt', public=('MQT',), build=learned.mqt),
     Case(
       name='token_packer', public=('TokenPacker',), build=learned.token_packer
@@ -161,7 +161,11 @@ CASES: dict[str, Case] = {
     Case(
       name='hicom_global', public=('HIComGlobal',), build=learned.hicom_global
     ),
-    Case(name='slime', public=('SliME', 'SliMEResampler'), build=learned.slime),
+    Case(
+      name='slime_resampler',
+      public=('SliME', 'SliMEResampler'),
+      build=learned.slime,
+    ),
     Case(name='llavolta', public=('LLaVolta',), build=learned.llavolta),
     Case(
       name='mini_monkey',

@@ -75,7 +75,7 @@ METHODS = (
 def run(
   *,
   methods: str | Sequence[str] | None = None,
-  slots: int | Sequence[int] = (576, 2880),
+  slots: int | Sequence[int] | None = None,
   width: int = WIDTH,
   tower: int = 1024,
   dtype: str = 'float32',
@@ -95,7 +95,7 @@ def run(
 
   Args:
     methods: names of the table; all if None.
-    slots: N, 576 or 2880 or both.
+    slots: N, 576 or 2880; both if None.
     width: of the tokens, and of what learned compressors give.
     tower: width of what learned compressors take.
     dtype: of the tokens and the weights.
@@ -131,11 +131,16 @@ def run(
   }
   of_model = {name: x for name, x in of_model.items() if x is not None}
   if model is not None:
+    if slots is not None:
+      raise UserError(
+        "--slots are of what is timed; a model's tokens are its patches, of "
+        'which --shares are kept'
+      )
     return choosing.left_of(model, given, everything=METHODS, **of_model)
   if of_model:
     raise UserError(f'{", ".join(of_model)} need a --model')
   cases = list(CASES.values()) if given is None else [find(n) for n in given]
-  slots = (slots,) if isinstance(slots, int) else tuple(slots)
+  slots = (slots,) if isinstance(slots, int) else tuple(slots or KEPT)
   if unknown := sorted(set(slots) - set(KEPT)):
     raise UserError(f'slots are among {sorted(KEPT)}, got {unknown}')
   rows = []

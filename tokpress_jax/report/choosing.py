@@ -7,12 +7,14 @@ projected features.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 
 from tokpress_jax import registry, types, viz
 from tokpress_jax.models import clip, observing
@@ -93,16 +95,16 @@ def measure_choosing(
   counts = dict.fromkeys(max(round(share * patches), 1) for share in shares)
   run = lambda *args: _row(*args, layer=layer, texts=texts)
   rows = [run('all', model, images, None, patches)]
-  for name in methods:
-    for count in counts:
-      pruner = before_llm.at_budget(
-        registry.resolve(name),
-        count,
-        patches=patches,
-        depth=config.depth,
-        layer=layer,
-      )
-      rows.append(run(name, model, images, pruner, count))
+  pairs = list(itertools.product(methods, counts))
+  for name, count in tqdm.tqdm(pairs, desc='methods', disable=None):
+    pruner = before_llm.at_budget(
+      registry.resolve(name),
+      count,
+      patches=patches,
+      depth=config.depth,
+      layer=layer,
+    )
+    rows.append(run(name, model, images, pruner, count))
   for grid in dict.fromkeys(max(int(count**0.5), 1) for count in counts):
     side = grid * config.patch
     shrink = lambda x, side=side: np.asarray(

@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from tokpress_jax.errors import UserError
 from tokpress_jax.nn.positions import grid_positions
 from tokpress_jax.pruners import random_inputs
 from tokpress_jax.pruners.crop_layouts import place_crops
@@ -170,15 +171,39 @@ class Grid(Inputs):
   """A class token and one grid; padding is at its end.
 
   Attributes:
-    grid: (H, W), of `slots` - 1 places.
+    grid: (H, W), of at most 23 places; slots and lengths follow from it, where
+      they are not given.
   """
 
   grid: tuple[int, int] = (4, 5)
-  lengths: tuple[int, ...] = (21, 13, 18, 21, 13, 18, 21, 13)
-  others: tuple[tuple[int, ...], ...] = ((21, 21, 1, 2, 3, 4, 5, 6),)
-  slots: int = 21
-  unit: int = 21
+  lengths: tuple[int, ...] = ()
+  others: tuple[tuple[int, ...], ...] = ()
+  slots: int = 0
+  unit: int = 0
   moves: bool = False
+
+  def __post_init__(self) -> None:
+    """Fills in what follows from the grid.
+
+    Raises:
+      UserError: if the grid has too many places.
+    """
+    slots = math.prod(self.grid) + 1
+    if not self.slots and slots > random_inputs.SLOTS:
+      raise UserError(
+        f'checks run on at most {random_inputs.SLOTS - 1} places, and a grid '
+        f'of {self.grid} has {slots - 1}; `published` gives the large ones'
+      )
+    some = tuple(round(slots * share) for share in (1, 0.6, 0.85))
+    follows = {
+      'slots': slots,
+      'unit': slots,
+      'lengths': (*some, *some, *some[:2]),
+      'others': ((slots, slots, 1, 2, 3, 4, 5, 6),),
+    }
+    for name, value in follows.items():
+      if not getattr(self, name):
+        object.__setattr__(self, name, value)
 
   def arrange(self, tokens: Tokens) -> Tokens:
     """Rows and columns; the class token is at (-1, -1)."""

@@ -12,7 +12,7 @@ from tokpress_jax.errors import UserError, did_you_mean
 from tokpress_jax.pruners.testing.arrangements import Inputs
 from tokpress_jax.pruners.testing.programs import Programs
 from tokpress_jax.pruners.testing.results import Results
-from tokpress_jax.pruners.testing.rows import Rows
+from tokpress_jax.pruners.testing.rows import ALONE, Rows
 from tokpress_jax.pruners.testing.running import expect
 from tokpress_jax.types import Signals
 
@@ -94,7 +94,8 @@ def check_pruner(
 
   Raises:
     AssertionError: lists every promise that is broken, and how.
-    UserError: if there is no check of a name in `skip`.
+    UserError: if there is no check of a name in `skip`, or the budget is more
+      than a row has.
   """
   if isinstance(pruner, type):
     raise UserError(
@@ -105,6 +106,15 @@ def check_pruner(
     raise UserError(
       'on is an arrangement such as testing.Crops(), testing.Grid() or one of '
       f'your own, derived from testing.Inputs; got {on!r}'
+    )
+  on = Inputs() if on is None else on
+  budget = getattr(pruner, 'budget', None)
+  fewest = min(on.alone((), row=row)[0].valid.shape[1] for row in ALONE) - 1
+  if isinstance(budget, int) and budget > fewest:
+    raise UserError(
+      f'checks run on rows of {fewest} tokens beside a protected one, which '
+      f'cannot be {budget}; give the pruner a smaller budget for them, such as '
+      f'{max(fewest // 2, 1)}, or a Ratio'
     )
   for name in skip:
     if name not in CHECKS:

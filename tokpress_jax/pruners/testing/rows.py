@@ -14,6 +14,9 @@ from tokpress_jax.pruners.random_inputs import SIGNALS, field_of, make_signals
 from tokpress_jax.pruners.testing.running import Running, expect
 from tokpress_jax.types import Array, Signals, Tap, Tokens
 
+# Rows that are also run alone.
+ALONE = (1, 2)
+
 
 class Rows(Running):
   """Promises about the rows of a batch."""
@@ -21,7 +24,7 @@ class Rows(Running):
   def row_equals_single_run(self) -> None:
     """A row of a batch, padded, is what it is alone and without padding."""
     got = self.program(*self.inputs())
-    for row in (1, 2):
+    for row in ALONE:
       want = self.program(*self.on.alone(self.pruner.needs, row=row))
       self._compare(got, want, rows=[row])
 
