@@ -131,15 +131,14 @@ def _placed(
   image: np.ndarray, rows: int, columns: int, size: int
 ) -> np.ndarray:
   """The image on black, [rows S, columns S, C], in its own proportions."""
-  whole = rows * size, columns * size
-  scale = [n / own for n, own in zip(whole, image.shape[:2], strict=True)]
-  inner = tuple(
-    n if of == min(scale) else min(math.ceil(own * min(scale)), n)
-    for n, own, of in zip(whole, image.shape[:2], scale, strict=True)
-  )
-  top, left = ((n - own) // 2 for n, own in zip(whole, inner, strict=True))
-  out = np.zeros((*whole, image.shape[2]), np.uint8)
-  box = top, left, *inner
+  height, width = rows * size, columns * size
+  down, across = height / image.shape[0], width / image.shape[1]
+  if across < down:
+    inner = min(math.ceil(image.shape[0] * across), height), width
+  else:
+    inner = height, min(math.ceil(image.shape[1] * down), width)
+  box = (height - inner[0]) // 2, (width - inner[1]) // 2, *inner
+  out = np.zeros((height, width, image.shape[2]), np.uint8)
   images_lib.cut(out, box)[...] = images_lib.resize(image, inner)
   return out
 

@@ -195,8 +195,8 @@ def beside_zero(
   )
   dots = {}
   for axes, (title, band, series) in zip(row, parts, strict=True):
-    mean = lambda r: sum(r.values()) / len(r)
-    ranked = sorted(series, key=lambda n, s=series: mean(s[n]))
+    means = {n: sum(r.values()) / len(r) for n, r in series.items()}
+    ranked = sorted(means, key=means.__getitem__)
     axes.axvspan(-band, band, color=_GRID[theme], lw=0)
     axes.axvline(0, color=INK[theme], lw=1.2)
     for y, which in enumerate(ranked):
