@@ -34,6 +34,7 @@ PARTS = {
   'as_tokens',
   'at_budget',
   'attend_in_regions',
+  'factor_projector',
   'grid_regions',
   'key_set',
   'layers_of',
@@ -63,6 +64,7 @@ EXACT = (
   'hicom_local',
   'slime_resampler',
   'zoo_prune',
+  'zoo_prune_low_rank',
 )
 every = pytest.mark.parametrize('name', CASES)
 
@@ -184,7 +186,7 @@ def test_summary_names_what_is_too_dear(rows):
 def test_numbers_at_the_published_size(name):
   inputs = Inputs(scene=SCENES[2880])
   out = shape(name, 160, inputs)
-  assert out.shape[-1] == (1024 if name == 'zoo_prune' else 4096)
+  assert out.shape[-1] == (1024 if 'zoo_prune' in name else 4096)
   assert out.shape[0] * out.shape[1] == NEAREST.get(name, 160)
 
 

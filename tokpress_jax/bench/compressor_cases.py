@@ -143,6 +143,7 @@ CASES: dict[str, Case] = {
     Case(name='mustdrop', make=_mustdrop),
     Case(name='segpruner', tokens='space'),
     Case(name='zoo_prune', public=('ZOOPrune',), build=learned.zoo_prune),
+    Case(name='zoo_prune_low_rank', build=learned.zoo_prune_low_rank),
     # Of a thumbnail and its crops, and of frames.
     Case(name='hired', tokens='crops'),
     Case(name='globalcom2', tokens='crops', make=_ratio(before_llm.GlobalCom2)),

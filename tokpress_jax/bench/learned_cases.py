@@ -46,10 +46,12 @@ def nearest(kept: int, counts: Iterable[tuple[int, Any]]) -> Any:
   return min(counts, key=lambda pair: abs(pair[0] - kept))[1]
 
 
-def projector(given: Given, dtype: Any = None) -> compressors.Projector:
+def projector(given: Given, **options: Any) -> compressors.Projector:
   """LLaVA's: two layers to the width of the language model."""
   widths = (given.words.shape[-1],) * 2
-  return compressors.Projector(widths, dtype=dtype or given.crops.dtype)
+  return compressors.Projector(
+    widths, **{'dtype': given.crops.dtype, **options}
+  )
 
 
 def project(given: Given, kept: int) -> Array:
@@ -197,10 +199,27 @@ def mini_monkey(given: Given, kept: int) -> Array:
 
 def zoo_prune(given: Given, kept: int) -> Array:
   """Chooses by what a projector does to the tokens, in float32."""
-  x, module = given.rows, projector(given, jnp.float32)
-  if module.is_initializing():
-    return module(x)
-  alone, weights = module.unbind()  # A scan takes no bound module.
-  run: Any = functools.partial(alone.apply, weights)
-  pruner = before_llm.ZOOPrune(project=run, budget=kept)
-  return pruner(Tokens.create(x), Signals(rng=given.rng))[0].features
+  return _zoo_prune(given, kept)
+
+
+def zoo_prune_low_rank(given: Given, kept: int) -> Array:
+  """The same, where one of rank 128 is moved."""
+  return _zoo_prune(given, kept, probe=128)
+
+
+def _zoo_prune(given: Given, kept: int, probe: int | None = None) -> Array:
+  """Chooses by a projector, moved itself or one of lower rank."""
+  modules = [projector(given, dtype=jnp.float32)]
+  if probe is not None:
+    modules.append(projector(given, dtype=jnp.float32, rank=probe))
+  if modules[0].is_initializing():
+    first, *_ = [module(given.rows) for module in modules]
+    return first
+  runs: list[Any] = []
+  for module in modules:
+    alone, weights = module.unbind()  # A scan takes no bound module.
+    runs.append(functools.partial(alone.apply, weights))
+  pruner = before_llm.ZOOPrune(
+    project=runs[0], probe=None if probe is None else runs[1], budget=kept
+  )
+  return pruner(Tokens.create(given.rows), Signals(rng=given.rng))[0].features

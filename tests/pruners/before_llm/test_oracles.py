@@ -19,6 +19,11 @@ def project(x):
   return jnp.tanh(x @ WEIGHT)
 
 
+def probe(x):
+  """Stands in its place where it is moved."""
+  return jnp.sin(x @ WEIGHT[:, :3])
+
+
 def draw(rng, n):
   """One row of n tokens."""
   attention = lambda: np.exp(rng.normal(size=(A, n))).astype(np.float32)
@@ -57,6 +62,9 @@ PRUNERS = {
   'catp': before_llm.CATP(budget=HALF),
   'zoo_prune': before_llm.ZOOPrune(
     budget=HALF, project=project, directions=4, step=0.05
+  ),
+  'zoo_prune_probe': before_llm.ZOOPrune(
+    budget=HALF, project=project, probe=probe, directions=4, step=0.05
   ),
 }
 
@@ -106,13 +114,14 @@ def catp(row, k):
   return chosen
 
 
-def zoo_prune(row, k):
+def zoo_prune(row, k, moved=None):
   key = jax.random.key(row['seed'])
   bank = np.float64(jax.random.normal(key, (4, D)))
   bank /= np.linalg.norm(bank, axis=1, keepdims=True)
   f = lambda x: np.tanh(np.float64(x) @ WEIGHT)
+  g = moved or f
   x, h = np.float64(row['x']), 0.05
-  change = [np.linalg.norm(f(x + h * u) - f(x - h * u), axis=1) for u in bank]
+  change = [np.linalg.norm(g(x + h * u) - g(x - h * u), axis=1) for u in bank]
   s = np.mean(change, axis=0) / (2 * h)
   s = (s - s.min()) / (s.max() - s.min())
   far = 1 - cosines(f(x))
@@ -123,7 +132,13 @@ def zoo_prune(row, k):
   return chosen
 
 
-ORACLES = {f.__name__: f for f in (todre, vtc_cls, catp, zoo_prune)}
+def zoo_prune_probe(row, k):
+  return zoo_prune(row, k, lambda x: np.sin(x @ np.float64(WEIGHT[:, :3])))
+
+
+ORACLES = {
+  f.__name__: f for f in (todre, vtc_cls, catp, zoo_prune, zoo_prune_probe)
+}
 
 
 @pytest.mark.parametrize('name', PRUNERS)

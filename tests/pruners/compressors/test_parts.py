@@ -1,6 +1,7 @@
 """Regions of grids, and new tokens as `Tokens`."""
 
 import compressors_case as case
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -41,6 +42,40 @@ def test_regions_of_a_grid_are_its_windows():
   want = [index[i : i + 2, j : j + 3].ravel() for i in (0, 2) for j in (0, 3)]
   np.testing.assert_array_equal(got, want)
   assert compressors.grid_regions((5, 4, 6), (2, 2, 2)).shape == (18, 8)
+
+
+def test_a_projector_of_low_rank_is_the_nearest():
+  weights = {
+    name: {'kernel': case.draw(name, *shape), 'bias': case.draw(name, shape[1])}
+    for name, shape in (('fc1', (6, 9)), ('fc2', (9, 9)))
+  }
+  x = jnp.asarray(case.draw('x', 2, 5, 6))
+  run = lambda weights, rank: compressors.Projector((9, 9), rank=rank).apply(
+    weights, x
+  )
+  whole = run({'params': weights}, None)
+  same = compressors.factor_projector({'params': weights}, rank=6)
+  kernels = same['params']['fc1_in']['kernel'], same['params']['fc1']['kernel']
+  np.testing.assert_allclose(
+    kernels[0] @ kernels[1], weights['fc1']['kernel'], atol=1e-5
+  )
+  low = compressors.factor_projector({'params': weights}, rank=2)
+  near = {}
+  for name, layer in weights.items():
+    values, vectors = np.linalg.eigh(layer['kernel'].T @ layer['kernel'])
+    top = vectors[:, np.argsort(-values)[:2]]  # of the rows' largest variance
+    kernel = layer['kernel'] @ top @ top.T
+    near[name] = {**layer, 'kernel': np.float32(kernel)}
+  np.testing.assert_allclose(
+    run(low, 2), run({'params': near}, None), atol=1e-4
+  )
+  assert jnp.abs(run(low, 2) - whole).max() > 0.1
+  shapes = jax.eval_shape(
+    compressors.Projector((9, 9), rank=2).init, jax.random.key(0), x
+  )
+  assert jax.tree.map(jnp.shape, low) == jax.tree.map(jnp.shape, shapes)
+  with pytest.raises(UserError, match=r'rank 7 is outside 1 to 6.*fc1'):
+    compressors.factor_projector({'params': weights}, rank=7)
 
 
 def test_tokens_of_new_places():

@@ -35,11 +35,15 @@ class ZOOPrune(selecting.Selecting):
   Attributes:
     project: the projector, [B, N, D] to [B, N, E], each token by itself. A
       hashable function; of new weights make a new pruner, inside `jit`.
+    probe: what is moved in its place, many times; the projector itself if None.
+      For LLaVA-NeXT the paper takes one of rank 128
+      (`compressors.factor_projector`: by singular values, which is our choice).
     directions: m random unit directions, shared by the tokens of a row.
     step: h, how far a token is moved to both sides.
   """
 
   project: Callable[[Array], Array]
+  probe: Callable[[Array], Array] | None = None
   budget: budgets.Budget = 64
   positions: positions_lib.Policy = 'compact'
   directions: int = 64
@@ -53,11 +57,12 @@ class ZOOPrune(selecting.Selecting):
 
   def __post_init__(self):
     super().__post_init__()
-    if not callable(self.project):
-      raise UserError(
-        'project is the projector, a function of [B, N, D], got '
-        f'{self.project!r}'
-      )
+    for name in ('project', 'probe'):
+      given = getattr(self, name)
+      if not (callable(given) or (name == 'probe' and given is None)):
+        raise UserError(
+          f'{name} is the projector, a function of [B, N, D], got {given!r}'
+        )
 
   def select(
     self, tokens: Tokens, signals: Signals, *, count: Array, limit: int
@@ -66,7 +71,7 @@ class ZOOPrune(selecting.Selecting):
     assert signals.rng is not None  # `plan` checks `needs`.
     free = tokens.valid & ~tokens.protected
     sensitivity = scores.zeroth_order(
-      self.project,
+      self.project if self.probe is None else self.probe,
       tokens.features,
       rng=signals.rng,
       directions=self.directions,

@@ -31,6 +31,7 @@ from tokpress_jax.pruners.compressors.parts import (
   Projector,
   as_tokens,
   attend_in_regions,
+  factor_projector,
   grid_regions,
   spans,
 )
@@ -76,6 +77,7 @@ __all__ = [
   'TokenPackerConfig',
   'as_tokens',
   'attend_in_regions',
+  'factor_projector',
   'grid_regions',
   'nested_loss',
   'nested_pool',

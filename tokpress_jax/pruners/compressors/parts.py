@@ -218,18 +218,54 @@ class Projector(nn.Module):
   Attributes:
     widths: features after each layer.
     dtype: of the matrix products.
+    rank: of each layer's matrix, which is then a product of two, as
+      `factor_projector` makes them; None for any.
   """
 
   widths: tuple[int, ...]
   dtype: Any = jnp.float32
+  rank: int | None = None
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """Maps [..., D] to [..., widths[-1]]."""
     for i, width in enumerate(self.widths):
       x = nn.gelu(x, approximate=False) if i else x
-      x = dense(width, self.dtype, f'fc{i + 1}')(x)
+      name = f'fc{i + 1}'
+      if self.rank is not None:
+        x = dense(self.rank, self.dtype, f'{name}_in', bias=False)(x)
+      x = dense(width, self.dtype, name)(x)
     return x
+
+
+def factor_projector(variables: Any, *, rank: int) -> Any:
+  """Weights of a `Projector` of low rank that is nearest to another one.
+
+  Args:
+    variables: of a `Projector` without rank, not traced.
+    rank: at most the features of each layer.
+
+  Returns:
+    Variables of one with that rank and the same widths: each matrix is its
+    truncated singular value decomposition, the nearest by squared error.
+
+  Raises:
+    UserError: if a layer has fewer features.
+  """
+  factored = {}
+  for name, layer in variables['params'].items():
+    kernel = np.asarray(layer['kernel'], np.float32)
+    if not 1 <= rank <= min(kernel.shape):
+      raise UserError(
+        f'rank {rank} is outside 1 to {min(kernel.shape)}, the features of '
+        f'{name}'
+      )
+    left, size, right = np.linalg.svd(kernel, full_matrices=False)
+    root = np.sqrt(size[:rank])
+    factored[f'{name}_in'] = {'kernel': jnp.asarray(left[:, :rank] * root)}
+    second = jnp.asarray(root[:, None] * right[:rank])
+    factored[name] = {'kernel': second, 'bias': layer['bias']}
+  return {'params': factored}
 
 
 def project(x: Array, out: int | None, dtype: Any) -> Array:
