@@ -9,57 +9,33 @@ Recall at 1 within 64 held-out crops: of the text of a crop 0.996, of a crop of
 a text 1. The loss cannot fall to 0, since a batch has some texts several times.
 """
 
+import dataclasses
+import pathlib
+
+from tokpress_jax import config as config_lib
 from tokpress_jax.config import Config
-from tokpress_jax.data import DataConfig
-from tokpress_jax.models import CLIPConfig, ClipTextConfig, ViTConfig
-from tokpress_jax.train.config import OptimConfig, TrainConfig
-from tokpress_jax.train.tasks import ContrastiveTask
 
 
 def get_config() -> Config:
-  return Config(
+  base = config_lib.load(pathlib.Path(__file__).with_name('clip_scenes.py'))
+  model = base.task.model
+  image = dataclasses.replace(model.image, image_size=60, patch=5)
+  return dataclasses.replace(
+    base,
     name='clip_photos',
-    task=ContrastiveTask(
-      model=CLIPConfig(
-        image=ViTConfig(
-          image_size=60,
-          channels=3,
-          patch=5,
-          classes=0,
-          features=64,
-          width=64,
-          depth=4,
-          heads=2,
-          mlp_ratio=2.0,
-          activation='relu',
-        ),
-        text=ClipTextConfig(
-          width=64,
-          depth=2,
-          heads=2,
-          mlp_ratio=2.0,
-          activation='relu',
-          features=64,
-        ),
-      ),
+    task=dataclasses.replace(
+      base.task, model=dataclasses.replace(model, image=image)
     ),
-    data=DataConfig(
+    data=dataclasses.replace(
+      base.data,
       name='photos',
       split='train[:90%]+test[:90%]',
       eval_split='train[90%:]+test[90%:]',
       image_size=60,
-      flip=True,
       random_crop=True,
     ),
-    train=TrainConfig(
-      steps=150,
-      batch_size=64,
-      ema_decay=0.99,
-      log_every=20,
-      eval_every=50,
-      checkpoint_every=50,
+    train=dataclasses.replace(
+      base.train, steps=150, batch_size=64, eval_every=50, checkpoint_every=50
     ),
-    optim=OptimConfig(
-      learning_rate=2e-3, warmup_steps=20, b2=0.99, weight_decay=0.05
-    ),
+    optim=dataclasses.replace(base.optim, warmup_steps=20),
   )

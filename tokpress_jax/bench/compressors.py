@@ -26,7 +26,7 @@ matrix products may take more (on a CPU up to the size of the weights).
 
 With a trained ViT or CLIP (`--model RUN`) it measures instead what is left of
 the images of the run's own data, at the same shares of its patches, or at
-others (`--shares 2/9 1/9 1/18`); see `report.measure_choosing`.
+others (`--shares 1/2 1/4`); see `report.measure_choosing`.
 """
 
 from __future__ import annotations
