@@ -47,6 +47,15 @@ done
 for method in quecc hicom_local hicom_global slime; do
   train "${method}_16" "$method" 16 nested
 done
+# What a question is worth: how often a word is in the drawing's text, with the
+# word given to the compressor, and to the reader alone.
+for text in question constant; do
+  for method in quecc hicom_local hicom_global; do
+    train "asked_${method}_$text" "$method" 4 nested --task.asks word \
+      --task.model.compressor.text "$text"
+  done
+done
+train asked_pool pool 4 nested --task.asks word
 
 echo "== report"
 tokpress report "${runs[@]}" --out "$out"

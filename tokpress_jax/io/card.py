@@ -110,11 +110,15 @@ def _example(
     ]
   text = []
   uses = ['model(batch).logits  # [1, classes]']
-  if 'words' in model:  # two towers
-    names = ' '.join(model['words'][:2]) or 'a text'
-    text = [f'codes = model.module.config.codes([{names!r}])']
+  names = model.get('words', ())
+  of = lambda given: f'codes = model.module.config.codes([{given!r}])'
+  if 'image' in model:  # two towers
+    text = [of(' '.join(names[:2]) or 'a text')]
     uses = ['model(batch, codes)  # similarities, [1, 1]']
     model = model['image']
+  elif names:  # a reader that is asked about one
+    text = [of(names[0])]
+    uses = ['model(batch, word=codes).logits  # of 0, 1, 2, ... times']
   seen = model['tower'] if family == 'reader' else model
   size, channels = seen['image_size'], seen['channels']
   shape = f'[1, {size}, {size}, {channels}]'

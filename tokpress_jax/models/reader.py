@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax import struct
 
+from tokpress_jax.errors import UserError
 from tokpress_jax.models.reader_config import (
   FREE,
   CompressorConfig,
@@ -32,11 +33,13 @@ class Seen:
     tokens: [B, N, D] of the layer that is read.
     levels: [B, N, J], all layers up to it.
     rng: [B] keys, for what draws.
+    word: int [B], what is asked about; None if there are no words.
   """
 
   tokens: Tokens
   levels: Array
   rng: Array | None
+  word: Array | None = None
 
 
 @struct.dataclass
@@ -68,7 +71,11 @@ class Reader(nn.Module):
     c = self.config
     self.tower = c.tower.build(dtype=self.dtype)
     self.compressor = Compressor(
-      c.compressor, grid=c.tower.grid, out=c.width, dtype=self.dtype
+      c.compressor,
+      grid=c.tower.grid,
+      out=c.width,
+      vocabulary=c.vocabulary,
+      dtype=self.dtype,
     )
     self.norm_in = LayerNorm(dtype=self.dtype)
     self.positions = LearnedPositions(
@@ -77,6 +84,13 @@ class Reader(nn.Module):
     self.question = self.param(
       'question', nn.initializers.normal(0.02), (c.width,)
     )
+    if c.words:
+      self.words = nn.Embed(
+        c.vocabulary,
+        c.width,
+        embedding_init=nn.initializers.normal(0.02),
+        dtype=self.dtype,
+      )
     self.stack = Stack(c.stack, dtype=self.dtype)
     self.norm_out = LayerNorm(dtype=self.dtype)
     self.head = nn.Dense(
@@ -88,19 +102,31 @@ class Reader(nn.Module):
 
     Args:
       images: float [B, H, W, C] in [-1, 1].
-      **options: `rng` of `see`, the others of `read`.
+      **options: `rng` and `word` of `see`, the others of `read`.
     """
-    seen = self.see(images, rng=options.pop('rng', None))
-    return self.read(seen, **options)
+    of_see = {n: options.pop(n) for n in ('rng', 'word') if n in options}
+    return self.read(self.see(images, **of_see), **options)
 
-  def see(self, images: Array, *, rng: Array | None = None) -> Seen:
+  def see(
+    self, images: Array, *, rng: Array | None = None, word: Array | None = None
+  ) -> Seen:
     """Runs the tower, once for any numbers of tokens.
 
     Args:
       images: float [B, H, W, C] in [-1, 1].
       rng: a typed key, which 'random' needs.
+      word: int [B] of `ReaderConfig.codes`, what each image is asked about.
+
+    Raises:
+      UserError: if a word is missing, or cannot be asked about.
     """
     c = self.config
+    if (word is None) == bool(c.words):
+      known = ', '.join(c.words) or 'none'
+      raise UserError(
+        f'this reader is asked about words: {known}; give word=config.codes(...'
+        ') of each image if there are some, and none otherwise'
+      )
     # What leaves a layer enters the next.
     taps = [Tap('before', i) for i in c.levels[1:]]
     tokens, signals = self.tower.observe(
@@ -108,7 +134,10 @@ class Reader(nn.Module):
     )
     levels = [*(signals.taps[t] for t in taps), tokens.features]
     return Seen(
-      tokens=tokens, levels=jnp.concatenate(levels, axis=-1), rng=signals.rng
+      tokens=tokens,
+      levels=jnp.concatenate(levels, axis=-1),
+      rng=signals.rng,
+      word=word,
     )
 
   def read(
@@ -141,6 +170,8 @@ class Reader(nn.Module):
     # say) change nothing.
     question = self.question.astype(x.dtype)[None, None]
     question = jnp.broadcast_to(question, (x.shape[0], 1, x.shape[2]))
+    if seen.word is not None:
+      question = question + self.words(seen.word)[:, None]
     x = jnp.concatenate([x, question], axis=1)
     valid = jnp.pad(valid, ((0, 0), (0, 1)), constant_values=True)
     first = 0
@@ -190,12 +221,14 @@ class Compressor(nn.Module):
     config: which.
     grid: patches of the tower along a side.
     out: F.
+    vocabulary: codes of the words that may be asked about; 0 for none.
     dtype: of the matmuls.
   """
 
   config: CompressorConfig
   grid: int
   out: int
+  vocabulary: int = 0
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -232,8 +265,17 @@ class Compressor(nn.Module):
       'dtype': self.dtype,
     }
 
-  def _text(self, x: Array) -> Array:
-    """The constant text, [B, D]."""
+  def _text(self, seen: Seen, x: Array) -> Array:
+    """What guides it, [B, D] of x: the word asked about, or a constant."""
+    if seen.word is not None and self.config.text == 'question':
+      words = nn.Embed(
+        self.vocabulary,
+        x.shape[-1],
+        embedding_init=nn.initializers.normal(0.7),  # As long as the constant.
+        dtype=self.dtype,
+        name='words',
+      )
+      return words(seen.word)
     code = sincos(jnp.ones((1, 1)), x.shape[-1])
     return jnp.broadcast_to(code, (x.shape[0], x.shape[-1])).astype(x.dtype)
 
@@ -282,7 +324,8 @@ class Compressor(nn.Module):
     return module(x, seen.levels)
 
   def _quecc(self, seen: Seen, count: int) -> Array:
-    x, text = seen.tokens.features, self._text(seen.tokens.features)
+    x = seen.tokens.features
+    text = self._text(seen, x)
     module = compressors.QueCC(
       stride=self.grid // math.isqrt(count),
       joined=seen.levels.shape[-1],
@@ -304,14 +347,14 @@ class Compressor(nn.Module):
     module = compressors.HIComLocal(
       sizes=(1, size, size), name='hicom_local', **self._hicom(x)
     )
-    return module(x, self._text(x))
+    return module(x, self._text(seen, x))
 
   def _hicom_global(self, seen: Seen, count: int) -> Array:
     x = seen.tokens.features
     module = compressors.HIComGlobal(
       queries=count, name='hicom_global', **self._hicom(x)
     )
-    return module(x, self._text(x))
+    return module(x, self._text(seen, x))
 
   def _slime(self, seen: Seen, count: int) -> tuple[Array, Array]:
     x = seen.tokens.features
@@ -319,7 +362,7 @@ class Compressor(nn.Module):
       side=self.config.side, name='slime', **self._size(x)
     )
     y = self._project(module(x))
-    text = self._text(y)[:, None]
+    text = self._text(seen, y)[:, None]
     tokens, _ = compressors.SliME(budget=count)(
       Tokens.create(y), Signals(text=text)
     )

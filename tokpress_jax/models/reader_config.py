@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import jax.numpy as jnp
+import numpy as np
 
 from tokpress_jax.errors import UserError, did_you_mean
+from tokpress_jax.io.words import WordCodec
 from tokpress_jax.models.vit_config import ViTConfig
 from tokpress_jax.nn import Activation, BlockConfig, StackConfig
 from tokpress_jax.pruners import compressors
@@ -48,16 +51,19 @@ class CompressorConfig:
     method: 'pool' (M3: means of windows, after the projector), 'neighbours'
       (LLaVolta: means along the row, inside the reader), 'random' and 'stride'
       (pruning, the baselines), or the name of a learned compressor in
-      `pruners.compressors`. Those that are guided by a text are given a
-      constant one.
+      `pruners.compressors`.
     counts: K, most first. 'quecc', 'hicom_global' and 'slime' have one; it is
       the capacity of 'slime', which may keep fewer.
     heads: of the compressor's attention.
+    text: what 'quecc', 'hicom_local', 'hicom_global' and 'slime' are guided by:
+      the word that the reader is asked about, or a constant; a constant too
+      where there are no words.
   """
 
   method: Method = 'pool'
   counts: tuple[int, ...] = (64, 16, 4, 1)
   heads: int = 4
+  text: Literal['question', 'constant'] = 'question'
 
   def __post_init__(self):
     if self.method not in get_args(Method):
@@ -65,6 +71,8 @@ class CompressorConfig:
         f'there is no compressor {self.method!r}. '
         f'{did_you_mean(self.method, get_args(Method))}'
       )
+    if self.text not in ('question', 'constant'):
+      raise UserError(f"text is 'question' or 'constant', got {self.text!r}")
     if not self.counts or list(self.counts) != sorted(set(self.counts))[::-1]:
       raise UserError(
         f'counts={self.counts} are numbers of tokens, most first, such as '
@@ -114,7 +122,7 @@ class ReaderConfig:
 
   The reader stands in a language model's place: it sees the new tokens,
   numbered anew, and a learned question behind them, whose last state gives the
-  answer.
+  answer. With words, the question is one about a word of an image's text.
 
   Attributes:
     tower: gives the tokens.
@@ -127,6 +135,8 @@ class ReaderConfig:
     mlp_ratio: hidden features of its MLPs over F.
     activation: of its MLPs.
     classes: V.
+    words: that it may be asked about, in the order of their codes (`io.words`);
+      none if there is one question only.
   """
 
   family: ClassVar[str] = 'reader'
@@ -140,6 +150,7 @@ class ReaderConfig:
   mlp_ratio: float = 2.0
   activation: Activation = 'relu'
   classes: int = 8
+  words: tuple[str, ...] = ()
 
   @property
   def image_size(self) -> int:
@@ -171,6 +182,20 @@ class ReaderConfig:
       activation=self.activation,
     )
     return StackConfig(depth=self.depth, block=block)
+
+  @property
+  def vocabulary(self) -> int:
+    """Codes of the words, and those around a text; 0 without words."""
+    return len(self.words) and len(self.words) + 3
+
+  def codes(self, words: Sequence[str]) -> np.ndarray:
+    """What `Reader` takes as words, int32 [B].
+
+    Raises:
+      UserError: if one is not known.
+    """
+    codec = WordCodec(words=self.words, length=3)
+    return codec.encode(words)[:, 1]
 
   def check(self) -> None:
     """Refuses numbers of tokens that the compressor cannot give.

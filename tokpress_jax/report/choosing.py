@@ -23,8 +23,8 @@ from tokpress_jax.pruners import before_llm, reduction
 from tokpress_jax.report import keeping, pruning, retrieval, standing
 from tokpress_jax.report.images import ImageSet
 
-# Of LLaVA's 576 tokens 192, a quarter, 128 and 64; of LLaVA-NeXT's 2,880 640, 320
-# and 160.
+# Of LLaVA's 576 tokens 192, a quarter, 128 and 64; of LLaVA-NeXT's 2,880 640,
+# 320 and 160.
 SHARES = (1 / 3, 1 / 4, 2 / 9, 1 / 9, 1 / 18)
 _BATCH = 256
 # Of pruners that draw: one draw moves a probe by more than most methods do.

@@ -16,8 +16,11 @@ reader learn. What makes the comparison of their accuracies fair:
 - A reader learns one number of tokens best if it is trained at that alone:
   `counts=(16,)`. Such specialists bound what one model for all can reach; that
   of all tokens, `method='pool'` and `counts` the grid, bounds everything.
-- The text of those that are guided by one is a constant. Nothing here shows
-  what a question is worth to them.
+- With `asks='word'` each image is asked how often a word is in its text. What
+  that is worth to a compressor that is guided by a text is the difference to
+  the same one with `compressor.text='constant'`: the reader knows the question
+  in both. With `asks='class'` there is nothing to tell, and the text is a
+  constant.
 
 Dimension letters: B batch, K new tokens, S numbers of tokens.
 """
@@ -39,6 +42,7 @@ from tokpress_jax.models.reader import Answer, Seen
 from tokpress_jax.models.reader_config import FREE, Method, ReaderConfig
 from tokpress_jax.pruners import compressors
 from tokpress_jax.train.task import FROZEN, Batch, Program, Task, Variables
+from tokpress_jax.train.tasks import questions
 from tokpress_jax.train.tasks.classify import load_classifier
 from tokpress_jax.train.tasks.tokenizer import Tokenizing, check_images
 
@@ -63,6 +67,8 @@ class CompressorTask(Task):
       optimiser counts as one, however many microbatches it has.
     shown: numbers of tokens that an evaluation measures, where they are legal,
       beside those of training.
+    asks: 'class', what the image is; 'word', how often a word that is drawn for
+      it is in its text (`questions.ask`), on data with texts.
   """
 
   groups: ClassVar[tuple[tuple[str, str], ...]] = (
@@ -78,6 +84,7 @@ class CompressorTask(Task):
   multiple: int = 2
   curriculum: compressors.Curriculum = compressors.Curriculum()
   shown: tuple[int, ...] = (64, 36, 16, 9, 4, 1)
+  asks: Literal['class', 'word'] = 'class'
 
   def bind(self, info: Any) -> CompressorTask:
     """Loads the tower; checks it against the data, and the numbers of tokens.
@@ -92,13 +99,22 @@ class CompressorTask(Task):
       )
     loaded = _load(self.tower)
     check_images(loaded.module.config, info)
-    if not info.num_classes:
+    if self.asks == 'word':
+      if info.codec is None:
+        raise UserError(
+          f'the data set {info.name!r} has no texts to ask about; choose one '
+          "with texts, such as --data.name scenes, or asks='class'"
+        )
+      words, classes = info.codec.words, info.codec.length - 1
+    else:
+      words, classes = (), info.num_classes
+    if not classes:
       raise UserError(
         f'the data set {info.name!r} has no classes to answer with; choose one '
         'with labels, such as --data.name scenes'
       )
     model = dataclasses.replace(
-      self.model, tower=loaded.module.config, classes=info.num_classes
+      self.model, tower=loaded.module.config, classes=classes, words=words
     )
     bound = dataclasses.replace(self, model=model)
     bound._check()
@@ -149,18 +165,29 @@ class CompressorTask(Task):
     """Initialises all; the tower is replaced by `start`."""
     c = self.model
     images = jnp.zeros((1, c.image_size, c.image_size, c.channels))
-    return c.build(dtype=self.dtype).init(rng, images, rng=rng)
+    word = jnp.zeros((1,), jnp.int32) if c.words else None
+    return c.build(dtype=self.dtype).init(rng, images, rng=rng, word=word)
 
   def programs(self) -> tuple[Program, ...]:
     """One program: compressor and reader."""
     return (Program(name='reader', loss=self._loss),)
 
-  def _see(self, variables: Variables, batch: Batch, rng: jax.Array) -> Seen:
-    """What the tower gives, without a gradient."""
+  def _see(
+    self, variables: Variables, batch: Batch, rng: jax.Array
+  ) -> tuple[Seen, jax.Array]:
+    """What the tower gives, without a gradient, and the right answers."""
     images = images_lib.to_float(batch['image'])
     module = self.model.build(dtype=self.dtype)
-    seen: Any = module.apply(variables, images, rng=rng, method='see')
-    return jax.lax.stop_gradient(seen)
+    word, answer = None, batch['label']
+    if self.asks == 'word':
+      draw = jax.random.fold_in(rng, 1)
+      word, answer = questions.ask(
+        batch['text'], draw, vocabulary=self.model.vocabulary
+      )
+    seen: Any = module.apply(
+      variables, images, rng=rng, word=word, method='see'
+    )
+    return jax.lax.stop_gradient(seen), answer
 
   def _read(
     self,
@@ -186,8 +213,8 @@ class CompressorTask(Task):
     self, variables: Variables, batch: Batch, rng: jax.Array, step: jax.Array
   ):
     draw, noise = jax.random.split(rng)
-    seen = self._see(variables, batch, noise)
-    labels, mask = batch['label'], batch.get('valid')
+    seen, labels = self._see(variables, batch, noise)
+    mask = batch.get('valid')
 
     def at(**options: Any) -> jax.Array:
       """Loss, accuracy and tokens of one number of tokens: float32 [3]."""
@@ -238,7 +265,7 @@ class CompressorTask(Task):
     Of a method without parameters also what the same reader makes of tokens
     that are chosen at random, by stride and by pooling: `random_16`.
     """
-    seen = self._see(variables, batch, rng)
+    seen, labels = self._see(variables, batch, rng)
     weight = batch['valid'].astype(jnp.float32)
     total = jnp.sum(weight)
     chosen = self.model.compressor
@@ -249,7 +276,7 @@ class CompressorTask(Task):
       legal = own.legal(self.model.tower.grid)
       for n in sorted({*self.shown, *chosen.counts} & set(legal))[::-1]:
         answer = self._read(variables, seen, method=method, count=n)
-        right = jnp.argmax(answer.logits, axis=-1) == batch['label']
+        right = jnp.argmax(answer.logits, axis=-1) == labels
         found[f'{name}_{n}'] = (jnp.sum(right * weight), total)
         if method == 'slime':
           read = jnp.sum(answer.tokens * weight)
