@@ -66,7 +66,9 @@ def test_rows_stand_beside_random_ones_and_in_a_picture(tower, tmp_path):
     ({'shares': 1.5}, 'got 1.5'),
     ({'picture': 'probe.jpg'}, 'a .png file, got probe.jpg'),
     ({'methods': ('catp',)}, 'catp read a text, and there is none'),
-    ({'methods': ('mqt',)}, 'no pruners without weights of their own'),
+    ({'methods': ('divprun',)}, "is none. Did you mean 'divprune'"),
+    ({'picture': '/proc/x/a.png'}, '--picture /proc/x cannot be made'),
+    ({'methods': ('mqt',)}, r'mqt is none\. Known names'),
   ],
 )
 def test_bad_options(tower, options, match):

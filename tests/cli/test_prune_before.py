@@ -189,6 +189,10 @@ def test_unreadable_images_are_left_out(here, tmp_path, capsys):
     (['--pruner', 'divprune', 'divprune'], 'names divprune twice'),
     (['--pruner', 'all', '--set', 'share=1'], '--set is of one pruner'),
     (['--pruner', 'catp', '--text', 'a', 'b', 'c'], '3 texts for 2 images'),
+    (['--out', '/proc/x/k.png'], '--out /proc/x cannot be made'),
+    (['--out', '/proc/x/y'], '--out /proc/x/y cannot be made'),
+    (['--json', '/proc/x/a.json'], '--json /proc/x cannot be made'),
+    (['--json', '/proc'], '--json /proc is a folder; name a file'),
     (['--out', 'x.pdf'], 'x.pdf: a picture ends in .png, .jpg, .jpeg, .webp'),
   ],
 )

@@ -53,7 +53,9 @@ def test_grey_images_and_other_layouts():
   [
     ({'patch': 7}, 'patches of 7 pixels do not tile crops of 32'),
     ({'layouts': ()}, 'at least one image and one layout'),
-    ({'layouts': ((0, 2),)}, r'rows and columns of crops, got \[\(0, 2\)\]'),
+    ({'layouts': ((0, 2),)}, r'pairs, rows .*got \[\(0, 2\)\]'),
+    ({'layouts': (2, 2)}, r'pairs, rows .*got \[2, 2\]'),
+    ({'channels': 4}, 'channels is 1 or 3, got 4'),
   ],
 )
 def test_bad_input(options, match):
@@ -61,6 +63,9 @@ def test_bad_input(options, match):
     any_resolution.cut_crops(IMAGES, **{'size': 32, 'patch': 8, **options})
   with pytest.raises(UserError, match='at least one image'):
     any_resolution.cut_crops([])
+  for one in ('street.jpg', np.zeros((2, 4, 4, 3), np.uint8)):
+    with pytest.raises(UserError, match=r'a list of images.*got one'):
+      any_resolution.cut_crops(one)
   with pytest.raises(UserError, match='float32, whose range is ambiguous'):
     any_resolution.cut_crops([np.zeros((4, 4, 3), np.float32)])
 

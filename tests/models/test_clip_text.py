@@ -106,8 +106,15 @@ def test_what_follows_is_not_seen_and_long_rows_are_refused():
   np.testing.assert_array_equal(other.last[0, :6], got.last[0, :6])
   np.testing.assert_array_equal(other.pooled, got.pooled)
   assert np.abs(other.last[0, 6:] - got.last[0, 6:]).max() > 0.01
-  with pytest.raises(ValueError, match=r'n at most 9, got \[1, 10\]'):
+  with pytest.raises(ValueError, match=r'n at most 9, .*got int32 \(1, 10\)'):
     module.apply(variables, np.zeros((1, 10), np.int32))
+  with pytest.raises(ValueError, match='got list'):
+    module.apply(variables, ['a cat'])
+  with pytest.raises(ValueError, match=r'got float32 \(1, 3\)'):
+    module.apply(variables, np.zeros((1, 3), np.float32))
+  for code in (-1, 10**6):
+    with pytest.raises(ValueError, match="another vocabulary's"):
+      module.apply(variables, np.full((1, 3), code))
   with pytest.raises(ValueError, match='depth must be at least 2'):
     models.ClipTextConfig(depth=1)
 

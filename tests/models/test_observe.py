@@ -122,8 +122,15 @@ def test_what_is_not_there_is_named():
   refuse = lambda text: pytest.raises(UserError, match=text)
   with refuse(r'no layer gives \[.*attention_row.*layer=7'):
     tower().observe(IMAGES, needs=frozenset({Tap('attention_row', 7)}))
-  with refuse(r"no \['rng', 'text'\]; it gives .*'pixels'"):
+  with refuse(
+    r"no \['rng', 'text'\]; it gives .*'pixels'.*rng=jax\.random\.key"
+  ):
     tower().observe(IMAGES, needs=frozenset({'text', 'rng'}))
+  for needs in ('keys', [ByTap(budget=3)]):
+    with refuse(r'names of signals and Taps, as in pruner\.needs'):
+      tower().observe(IMAGES, needs=needs)
+  with refuse("got layer='last'"):
+    tower().observe(IMAGES, layer='last')
   with refuse(r'layers 0 to 3 \(or -4 to -1\), got layer=4'):
     tower().observe(IMAGES, layer=4)
   bare = tower(class_token=False)

@@ -14,8 +14,9 @@ from typing import Any
 
 from tokpress_jax import data, models, registry, report, types, viz, workdir
 from tokpress_jax.bench import harness
-from tokpress_jax.errors import UserError
+from tokpress_jax.errors import UserError, did_you_mean
 from tokpress_jax.io import load as load_lib
+from tokpress_jax.io import outputs
 from tokpress_jax.models import observing
 from tokpress_jax.report import choosing
 
@@ -62,8 +63,8 @@ def left_of(
   known = [entry.name for entry in registry.entries('pruner')]
   if wrong := sorted(set(methods or ()) - set(known)):
     raise UserError(
-      f'{", ".join(wrong)} cannot be measured with --model: no pruners without '
-      f'weights of their own, such as {", ".join(everything)}'
+      f'--model measures pruners without weights of their own, and '
+      f'{", ".join(wrong)} is none. {did_you_mean(wrong[0], everything)}'
     )
   loaded = load_lib.load(model)
   text = None
@@ -92,7 +93,7 @@ def left_of(
   if picture is not None:
     if pathlib.Path(picture).suffix.lower() != '.png':
       raise UserError(f'the picture is a .png file, got {picture}')
-    pathlib.Path(picture).parent.mkdir(parents=True, exist_ok=True)
+    outputs.check_file(picture, '--picture')
     chosen = list(dict.fromkeys((*chosen, 'random')))
   given = (shares,) if isinstance(shares, int | float | str) else shares
   rows = report.measure_choosing(

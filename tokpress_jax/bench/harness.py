@@ -25,6 +25,7 @@ from typing import Any
 import jax
 
 from tokpress_jax.errors import UserError, did_you_mean
+from tokpress_jax.io import outputs
 
 Row = dict[str, Any]
 Call = Callable[[], Any]
@@ -108,6 +109,8 @@ def run(
   ]
   if missing:
     raise UserError(f'Benchmark {name!r} needs {", ".join(missing)}.')
+  if json_file is not None:
+    outputs.check_file(json_file, '--json')
   # On a GPU, leaves memory to a peer and to processes of their own.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   report = {'bench': name, **machine(), 'options': options}
@@ -115,8 +118,6 @@ def run(
   if hasattr(module, 'summary'):
     report['summary'] = module.summary(report['rows'])
   if json_file is not None:
-    directory = os.path.dirname(os.path.abspath(json_file))
-    os.makedirs(directory, exist_ok=True)
     with open(json_file, 'w') as f:
       json.dump(report, f, indent=2, default=str)
       f.write('\n')

@@ -17,6 +17,7 @@ from tokpress_jax.cli import (
 )
 from tokpress_jax.cli.prune_flags import Flags
 from tokpress_jax.errors import UserError
+from tokpress_jax.io import outputs
 from tokpress_jax.pruners import before_llm, inside_vit
 from tokpress_jax.pruners.find import find_pruner
 from tokpress_jax.report import standing
@@ -32,7 +33,12 @@ def main(argv: Sequence[str]) -> int:
   for name in ('batch_size', 'panels'):
     if getattr(flags, name) < 1:
       raise UserError(f'--{name.replace("_", "-")} is at least 1')
-  pictures.is_picture(flags.out)
+  if pictures.is_picture(flags.out):
+    outputs.check_file(flags.out, '--out')
+  else:
+    outputs.check_folder(flags.out, '--out')
+  if flags.json:
+    outputs.check_file(flags.json, '--json')
   classes = classes_of(flags.pruner)
   before = _stand_before(flags, classes)
   if before:
@@ -51,9 +57,8 @@ def main(argv: Sequence[str]) -> int:
   run = prune_before.run if before else prune_inside.run
   report = run(flags, classes, readable)
   if flags.json:
-    path = pathlib.Path(flags.json)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + '\n')
+    text = json.dumps(report, indent=2) + '\n'
+    pathlib.Path(flags.json).write_text(text)
   return int(len(readable) < len(files))
 
 

@@ -77,12 +77,22 @@ def cut_crops(
     UserError: if an image cannot be read, there is none, or patches do not tile
       a crop.
   """
+  if isinstance(images, str | bytes) or not isinstance(images, Sequence):
+    raise UserError(
+      'images is a list of images, such as [picture]; got one '
+      f'{type(images).__name__}'
+    )
   if not images or not layouts:
     raise UserError('give at least one image and one layout of crops')
+  if channels not in (1, 3):
+    raise UserError(f'channels is 1 or 3, got {channels}')
+  if wrong := [x for x in layouts if np.shape(x) != (2,) or min(x) < 1]:
+    raise UserError(
+      f'layouts are pairs, rows and columns of crops, as in ((2, 2),); got '
+      f'{wrong}'
+    )
   if min(size, patch) < 1 or size % patch:
     raise UserError(f'patches of {patch} pixels do not tile crops of {size}')
-  if wrong := [x for x in layouts if min(x) < 1]:
-    raise UserError(f'layouts are rows and columns of crops, got {wrong}')
   number = 1 + max(math.prod(layout) for layout in layouts)
   side = size // patch
   shape = len(images), number

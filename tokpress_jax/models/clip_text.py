@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from tokpress_jax import nn
+from tokpress_jax import arrays, nn
+from tokpress_jax.errors import UserError
 from tokpress_jax.nn import attention as attention_lib
 
 Array = jax.Array
@@ -132,14 +133,28 @@ class ClipText(linen.Module):
       models read: it must be filled as they were trained.
 
     Raises:
-      ValueError: if there are more than M tokens in a row.
+      UserError: if these are no codes, or more than M in a row.
     """
     c = self.config
-    if codes.ndim != 2 or codes.shape[1] > c.length:
-      raise ValueError(
-        f'codes of texts are [B, n] with n at most {c.length}, got '
-        f'{list(codes.shape)}'
+    shape = getattr(codes, 'shape', None)
+    if (
+      shape is None
+      or len(shape) != 2
+      or shape[1] > c.length
+      or not jnp.issubdtype(codes.dtype, jnp.integer)
+    ):
+      raise UserError(
+        f'codes of texts are int [B, n] with n at most {c.length}, as '
+        f'config.codes([...]) or models.clip_codes([...]) gives them; got '
+        f'{arrays.said(codes)}'
       )
+    if arrays.concrete(codes):
+      low, high = int(codes.min()), int(codes.max())
+      if low < 0 or high >= c.vocabulary:
+        raise UserError(
+          f'codes are from 0 to {c.vocabulary - 1}, got {low} to {high}: they '
+          "are another vocabulary's"
+        )
     length = codes.shape[1]
     x = self.token_embed(codes) + self.positions(slice(length))[None]
     mask = None

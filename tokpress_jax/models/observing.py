@@ -51,6 +51,12 @@ def observe(
   """
   depth = stack.config.depth
   _check_layer(layer, depth)
+  given: Any = needs
+  if isinstance(given, str) or not all(isinstance(n, str | Tap) for n in given):
+    raise UserError(
+      'needs are names of signals and Taps, as in pruner.needs or '
+      f"frozenset({{'keys'}}); got {needs!r}"
+    )
   names = {n for n in needs if isinstance(n, str)}
   own = {n: Tap(n, layer) for n in names & gives}
   others = {n for n in ('pixels', 'rng') if getattr(shared, n) is not None}
@@ -61,6 +67,7 @@ def observe(
       + (
         '; a text or scores go in by signals.replace' if missing & GIVEN else ''
       )
+      + ('; give rng=jax.random.key(0)' if 'rng' in missing else '')
     )
   asked = [n for n in needs if isinstance(n, Tap)]
   taps, counted = sites.taps_of([*asked, *own.values()], depth, gives=gives)
@@ -114,10 +121,10 @@ def finish(
 
 
 def _check_layer(layer: int, depth: int) -> None:
-  if not -depth <= layer < depth:
+  if not isinstance(layer, int) or not -depth <= layer < depth:
     raise UserError(
       f'this tower has layers 0 to {depth - 1} (or -{depth} to -1), got '
-      f'layer={layer}'
+      f'layer={layer!r}'
     )
 
 

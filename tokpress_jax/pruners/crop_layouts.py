@@ -37,7 +37,10 @@ def place_crops(tokens: Tokens, *, layout: Array) -> Tokens:
       outside of `jit`, do not tile it.
   """
   (height, width), number = _grids(tokens)
-  layout = jnp.asarray(layout, jnp.int32)
+  layout = jnp.asarray(layout)
+  if not jnp.issubdtype(layout.dtype, jnp.integer):
+    raise UserError(f'layout is rows and columns, int, got {layout.dtype}')
+  layout = layout.astype(jnp.int32)
   if layout.shape != (tokens.valid.shape[0], 2):
     raise UserError(
       f'layout must be [{tokens.valid.shape[0]}, 2], rows and columns of crops '
@@ -198,6 +201,11 @@ def _check_tiles(tokens: Tokens, layout: Array) -> None:
   for i, (row, (rows, columns)) in enumerate(
     zip(there, np.asarray(layout), strict=True)
   ):
+    if min(rows, columns) < 0 or (rows == 0) != (columns == 0):
+      raise UserError(
+        f'image {i} has a layout of {rows} rows and {columns} columns of '
+        'crops; give 1 or more of both, or 0 of both for a thumbnail alone'
+      )
     crops = set(np.unique(row)) - {0}
     if crops and crops != set(range(1, rows * columns + 1)):
       raise UserError(

@@ -250,5 +250,8 @@ def choosing_figure(
     band = max((2 * p * (1 - p) / images) ** 0.5 for p in chance)
     parts.append((title, band, series))
   return viz.beside_zero(
-    parts, x_label='accuracy over random tokens', theme=theme
+    parts,
+    names=[f'{n} tokens' for n in sorted(random, reverse=True)],
+    x_label='accuracy over random tokens (grey: 1 standard error)',
+    theme=theme,
   )

@@ -173,6 +173,7 @@ def _shades(count: int, theme: Theme) -> list[Any]:
 def beside_zero(
   parts: Sequence[tuple[str, float, Mapping[str, Mapping[str, float]]]],
   *,
+  names: Sequence[str],
   x_label: str,
   theme: Theme = 'light',
 ) -> Figure:
@@ -180,14 +181,12 @@ def beside_zero(
 
   Args:
     parts: (title, half width of the band about zero, row -> name -> difference)
-      of each panel. The rows of each are sorted by their means; names are an
-      ordered set, such as budgets, as shades of one colour.
+      of each panel. The rows of each are sorted by their means.
+    names: of the dots, an ordered set such as budgets, as shades of one colour
+      from strong to faint.
     x_label: With its unit.
     theme: See `blank`.
   """
-  names = list(
-    dict.fromkeys(n for _, _, s in parts for r in s.values() for n in r)
-  )
   shades = dict(zip(names, _shades(len(names), theme)[::-1], strict=True))
   most = max(len(series) for _, _, series in parts)
   figure, row = blank(
@@ -212,10 +211,11 @@ def beside_zero(
         dots[name] = axes.scatter(x, y, color=shades[name], s=26, zorder=2)
     dress(axes, theme, title=title)
     axes.set_yticks(range(len(ranked)), ranked)
+    axes.set_ylim(-0.6, len(ranked) - 0.4)
     axes.set_xlabel(x_label)
   figure.legend(
-    list(dots.values()),
-    list(dots),
+    [dots[name] for name in names if name in dots],
+    [name for name in names if name in dots],
     loc='outside right center',
     frameon=False,
     labelcolor=INK[theme],

@@ -284,7 +284,10 @@ def test_what_a_method_wants_of_its_tokens(name):
   [
     ([[1, 2]], r'crops \[1, 2, 3\] of image 0 do not tile it in 1 rows and 2'),
     ([[2, 2]], 'do not tile it in 2 rows and 2 columns'),
-    ([[0, 3]], 'do not tile it in 0 rows'),
+    ([[0, 3]], 'layout of 0 rows and 3 columns of crops; give 1'),
+    ([[-1, -3]], 'layout of -1 rows and -3 columns'),
+    ([[1.0, 3.0]], 'layout is rows and columns, int, got float32'),
+    ([[0, 0]], 'do not tile it in 0 rows'),
     ([1, 3], r'layout must be \[1, 2\].*got \(2,\)'),
   ],
 )

@@ -76,6 +76,13 @@ def test_a_projector_of_low_rank_is_the_nearest():
   assert jax.tree.map(jnp.shape, low) == jax.tree.map(jnp.shape, shapes)
   with pytest.raises(UserError, match=r'rank 7 is outside 1 to 6.*fc1'):
     compressors.factor_projector({'params': weights}, rank=7)
+  with pytest.raises(UserError, match=r'rank 2\.5 is outside'):
+    compressors.factor_projector({'params': weights}, rank=2.5)
+  for wrong in (low, weights, compressors.Projector((9,))):
+    with pytest.raises(
+      UserError, match='variables of a Projector without rank'
+    ):
+      compressors.factor_projector(wrong, rank=2)
 
 
 def test_tokens_of_new_places():

@@ -78,7 +78,8 @@ def at_budget(
     The pruner.
 
   Raises:
-    UserError: if the number is none of the patches', or a field is unknown.
+    UserError: if the number is none of the patches', the layer none of the
+      tower's, or a field is unknown.
   """
   if not isinstance(cls, type):
     raise UserError(
@@ -89,6 +90,11 @@ def at_budget(
     raise UserError(
       f'{tokens} tokens cannot be left of {patches} patches; give 1 to '
       f'{patches}'
+    )
+  if depth < 1 or not -depth <= layer < depth:
+    raise UserError(
+      f'layer={layer} is none of {depth} layers; give the depth of the tower, '
+      'and the layer that is read'
     )
   budget: budgets.Budget = tokens
   own = layers_of(cls, depth=depth, layer=layer)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -250,12 +251,21 @@ def factor_projector(variables: Any, *, rank: int) -> Any:
     truncated singular value decomposition, the nearest by squared error.
 
   Raises:
-    UserError: if a layer has fewer features.
+    UserError: if a layer has fewer features, or these are no such variables.
   """
+  layers = variables.get('params', {}) if isinstance(variables, Mapping) else {}
+  if not layers or any(
+    not isinstance(layer, Mapping) or set(layer) != {'kernel', 'bias'}
+    for layer in layers.values()
+  ):
+    raise UserError(
+      "give the variables of a Projector without rank, {'params': {'fc1': "
+      "{'kernel': ..., 'bias': ...}, ...}}"
+    )
   factored = {}
-  for name, layer in variables['params'].items():
+  for name, layer in layers.items():
     kernel = np.asarray(layer['kernel'], np.float32)
-    if not 1 <= rank <= min(kernel.shape):
+    if not isinstance(rank, int) or not 1 <= rank <= min(kernel.shape):
       raise UserError(
         f'rank {rank} is outside 1 to {min(kernel.shape)}, the features of '
         f'{name}'
