@@ -252,6 +252,6 @@ def choosing_figure(
   return viz.beside_zero(
     parts,
     names=[f'{n} tokens' for n in sorted(random, reverse=True)],
-    x_label='accuracy over random tokens (grey: 1 standard error)',
+    x_label='accuracy over random (grey: 1 s.e.)',
     theme=theme,
   )
