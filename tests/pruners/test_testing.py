@@ -11,7 +11,13 @@ import pytest
 
 from tokpress_jax import pruners
 from tokpress_jax.errors import UserError
-from tokpress_jax.pruners import budgets, crop_layouts, selectors, testing
+from tokpress_jax.pruners import (
+  before_llm,
+  budgets,
+  crop_layouts,
+  selectors,
+  testing,
+)
 from tokpress_jax.types import Dense, OneHot, Tokens
 
 
@@ -113,6 +119,8 @@ def test_what_cannot_run_is_said_once():
   for budget in (1000, 13):
     with pytest.raises(UserError, match=f'rows of 12 .* cannot be {budget};'):
       testing.check_pruner(Longest(budget=budget))
+  with pytest.raises(AssertionError, match=r'breaks 1 of[\s\S]*say on=testing'):
+    testing.check_pruner(before_llm.HiRED(budget=4))
   with pytest.raises(AssertionError, match=r"missing: \['needs', 'plan'\]"):
     testing.check_pruner(len)
 

@@ -138,7 +138,14 @@ def check_pruner(
       f'{name}: {type(error).__name__}: {str(error).strip()}'
       for name, error in broken.items()
     ]
+    hint = ''
+    if type(on) is Inputs and CHECKS[0] in broken:
+      hint = (
+        '\nThese tokens are in no grid. If it wants crops, frames, a grid or '
+        'places in space, say on=testing.Crops(), Frames(), Grid() or Space().'
+      )
     raise AssertionError(
       f'{pruner} breaks {len(broken)} of {len(CHECKS)} promises:\n  '
       + '\n  '.join(line.replace('\n', '\n    ') for line in lines)
+      + hint
     ) from first
