@@ -46,6 +46,9 @@ def test_rows_of_all_methods_and_shares():
   }
   whole = found['all', 16]
   np.testing.assert_allclose(whole.coverage, 1, atol=1e-5)
+  assert {key: row.kept for key, row in found.items()} == {
+    key: key[1] for key in found
+  }
   assert whole.error < found['random', 8].error < found['random', 4].error
   assert found['divprune', 4].diversity > found['random', 4].diversity
   # Brightness is in every token, so that any of them tells the class.
@@ -93,6 +96,7 @@ def row(method, tokens, probe, image_at_1=None):
   return report.ChoosingRow(
     method=method,
     tokens=tokens,
+    kept=tokens,
     coverage=1,
     diversity=0,
     error=0,

@@ -117,6 +117,7 @@ def _row(
   """As a line of the table."""
   found: harness.Row = {
     'name': f'{row.method}/{row.tokens}',
+    'kept': row.kept,
     'coverage': row.coverage,
     'diversity': row.diversity,
     'error': row.error,

@@ -52,13 +52,14 @@ LAYERS, WIDTH, HIDDEN = 32, 4096, 11008
 # A method is to take no more of a prefill, or no more products of all pairs.
 SHARE, GRAM = 0.03, 1.5
 _SLOW = 10.0  # Seconds; a slower call is timed once.
-# Those that can leave K of the tokens of one image.
+# Those that leave at most K of the tokens of one image, or MustDrop nearly so.
 METHODS = (
   'divprune',
   'vtc_cls',
   'hiprune',
   'visionzip',
   'prumerge',
+  'prumerge_plus',
   'recoverable',
   'scope',
   'dart',
@@ -67,6 +68,8 @@ METHODS = (
   'todre',
   'catp',
   'token_corr',
+  'aim',
+  'mustdrop',
   'random',
   'stride',
 )

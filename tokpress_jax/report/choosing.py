@@ -29,7 +29,7 @@ SHARES = (1 / 3, 1 / 4, 2 / 9, 1 / 9, 1 / 18)
 _BATCH = 256
 # Of pruners that draw: one draw moves a probe by more than most methods do.
 DRAWS = 5
-MEASURES = ('coverage', 'diversity', 'error', 'probe')
+MEASURES = ('kept', 'coverage', 'diversity', 'error', 'probe')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ class ChoosingRow:
 
   Attributes:
     method: its name.
-    tokens: K.
+    tokens: K, the most.
+    kept: how many there are: how many some methods leave depends on the image.
     coverage: the cosine of each token to the nearest kept one.
     diversity: 1 - cosine of two kept tokens.
     error: squared error of all tokens, each drawn from its three nearest kept
@@ -50,6 +51,7 @@ class ChoosingRow:
 
   method: str
   tokens: int
+  kept: float
   coverage: float
   diversity: float
   error: float
@@ -157,7 +159,9 @@ def _row(
     mean = jnp.einsum('bk,bkd->bd', weight, kept.features)
     whole = observing.with_first(tokens, kept, special)
     pooled = model.finish(whole, layer=layer).pooled
-    return mean, clip.unit(pooled), *keeping.measures(patches, kept)
+    number = jnp.sum(kept.valid, axis=1, dtype=jnp.float32)
+    measured = keeping.measures(patches, kept)
+    return mean, clip.unit(pooled), number, *measured
 
   def all_of(
     pixels: np.ndarray, text: np.ndarray, draw: int
@@ -182,10 +186,11 @@ def _row(
       sets.append(all_of(pixels, text, draw))
     train, test = sets
     guess = keeping.probe(train[0], images.train_labels, test[0])
-    coverage, diversity, error = (float(a.mean()) for a in test[2:])
+    number, coverage, diversity, error = (float(a.mean()) for a in test[2:])
     return ChoosingRow(
       method=name,
       tokens=count,
+      kept=number,
       coverage=coverage,
       diversity=diversity,
       error=error,
