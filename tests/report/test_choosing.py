@@ -55,6 +55,19 @@ def test_rows_of_all_methods_and_shares():
   assert all(row.probe == 1 for row in rows)
 
 
+def test_methods_that_leave_about_as_many():
+  module = CONFIG.build()
+  variables = jax.jit(module.init)(jax.random.key(0), images().test)
+  spec = types.Spec(name='it', family='model', config=CONFIG)
+  model = types.Loaded(module, variables, spec)
+  names = ('aim', 'mustdrop', 'prumerge_plus')
+  rows = report.measure_choosing(model, images(), names, shares=(0.25,))
+  kept = {row.method: row.kept for row in rows if row.method in names}
+  assert kept['aim'] == 4  # 16 tokens, halved twice.
+  assert 1 <= kept['mustdrop'] <= 4  # Windows of 3 x 3: at most 2 x 2 of them.
+  assert 1 < kept['prumerge_plus'] <= 4
+
+
 def test_a_clip_finds_texts_by_what_is_kept():
   """Brightness is the text, so that any kept patch finds it."""
   given = images()

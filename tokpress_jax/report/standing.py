@@ -36,8 +36,10 @@ from tokpress_jax.types import (
 View = Literal['image', 'first', 'crops']
 CROPS = (2, 2)  # rows and columns of crops beside the thumbnail
 _NOT_OF_LAYERS = observing.GIVEN | {'rng', 'pixels'}
-# Their softmax, or their budget, counts the class token.
+# Their softmax, or their budget, counts the class token; or it goes on with the
+# patches, through the other layers.
 _WITH_CLASS = (
+  before_llm.MustDrop,
   before_llm.PruMerge,
   before_llm.Recoverable,
   before_llm.VisionZip,
@@ -191,7 +193,7 @@ def observe(
 
 def leading(pruner: Any, config: Any, *, guided: bool) -> int:
   """Slots before the first patch in what `plan` gives."""
-  keeps = view_of(pruner) == 'first' or keeps_class(pruner)
+  keeps = keeps_class(pruner)
   word = guided and isinstance(pruner, before_llm.DART)
   return config.num_special * keeps + word
 
@@ -209,8 +211,7 @@ def plan(pruner: Any, seen: Seen, text: Array | None) -> Reduction:
   """
   tokens, signals, joint = seen.tokens, seen.signals, seen.joint
   special = tokens.num_protected
-  keeps = view_of(pruner) == 'first' or keeps_class(pruner)
-  if special and not keeps:
+  if special and not keeps_class(pruner):
     tokens, signals = observing.without_first(tokens, signals, special)
     joint = None if joint is None else joint[:, special:]
   is_dart = isinstance(pruner, before_llm.DART)
