@@ -230,7 +230,7 @@ def test_nested_training_is_m3s_loss(tower):
 
   @jax.jit
   def oracle(variables):
-    seen = task._see(variables, batch, key)
+    seen, _ = task._see(variables, batch, key)
     module = task.model.build()
 
     def answers(reader, x):
@@ -260,7 +260,7 @@ def test_a_prefix_is_as_many_tokens(tower):
 
   @jax.jit
   def run(variables):
-    seen = task._see(variables, step_batch(0), jax.random.key(0))
+    seen, _ = task._see(variables, step_batch(0), jax.random.key(0))
     few = task._read(variables, seen, count=6)
     prefix = jnp.arange(16) < 6
     masked = task._read(variables, seen, count=16, prefix=prefix)
@@ -312,7 +312,7 @@ def test_neighbours_are_joined_before_a_layer(tower):
 
   @jax.jit
   def run(variables):
-    seen = task._see(variables, step_batch(0), jax.random.key(0))
+    seen, _ = task._see(variables, step_batch(0), jax.random.key(0))
     early = task._read(variables, seen, count=4)
     late = task._read(variables, seen, count=4, before=1)
     return early, late, task._read(variables, seen, count=16)
