@@ -147,6 +147,12 @@ def test_the_figure_shows_differences_to_random():
   np.testing.assert_allclose(band.x1, 0.25)  # (2 x 0.5 x 0.5 / 8) ** 0.5
 
 
+def test_what_leaves_more_than_its_budget_is_not_compared():
+  more = dataclasses.replace(ROWS[1], method='more', kept=8.5)
+  axes = report.choosing_figure([*ROWS, more], images=8).axes[0]
+  assert [x.get_text() for x in axes.get_yticklabels()] == ['bad', 'good']
+
+
 def test_without_texts_there_is_one_panel():
   rows = [dataclasses.replace(row, recalls=None) for row in ROWS]
   assert len(report.choosing_figure(rows, images=8).axes) == 1

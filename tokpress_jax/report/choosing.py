@@ -228,8 +228,8 @@ def choosing_figure(
   Returns:
     A matplotlib figure: a panel for the linear probe and, where there are
     texts, one for retrieval; a line for each method, best first, a dot for each
-    budget. The band is one standard error of the difference of two such
-    accuracies, as if of other images each.
+    budget that it can keep to. The band is one standard error of the difference
+    of two such accuracies, as if of other images each.
 
   Raises:
     ValueError: if random pruning was not measured.
@@ -248,6 +248,8 @@ def choosing_figure(
     series: dict[str, dict[str, float]] = {}
     for row in rows:
       if row.method in ('all', 'random') or row.tokens not in random:
+        continue
+      if row.kept > row.tokens:  # More than it was to leave: no comparison.
         continue
       beside = of(row) - of(random[row.tokens])
       series.setdefault(row.method, {})[f'{row.tokens} tokens'] = beside
