@@ -44,15 +44,16 @@ numbers of tokens that a reader was not trained at; TokenFLEX's are 64 36 16.
 | HICom, local               |       |         | 0.713   |         |         |
 
 M3's one model is within 0.010 of readers trained at one number alone. MQT's
-loses 0.009, 0.039 and 0.085 to its own at 16, 4 and 1 token, which its training
-seldom draws (1 never). TokenPacker loses nothing down to a single token, whose
-query looks at all below it. LLaVolta ends with all tokens, at the accuracy of a
-training with all. Pruned tokens lose most: what is dropped is counted by nobody.
+loses 0.009, 0.039 and 0.085 to its own at 16, 4 and 1 token, which its
+training seldom draws (1 never). TokenPacker loses nothing down to a single
+token, whose query looks at all below it. LLaVolta ends with all tokens, at the
+accuracy of a training with all. Pruned tokens lose most: what is dropped is
+counted by nobody.
 
-With `--task.asks word` nothing is shown yet: QueCC at 4 tokens, told the word or
-not, ends at 0.442 and 0.443 after 1,200 steps, and the most common answer is right
-in 0.442. The tower was trained to count, and may know no colours; one of
-`configs/clip_scenes.py` would be the next to try.
+With `--task.asks word` nothing is shown yet: QueCC at 4 tokens, told the word
+or not, ends at 0.442 and 0.443 after 1,200 steps, and the most common answer
+is right in 0.442. The tower was trained to count, and may know no colours; one
+of `configs/clip_scenes.py` would be the next to try.
 """
 
 import dataclasses
