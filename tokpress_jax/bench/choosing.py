@@ -66,6 +66,10 @@ def left_of(
       f'--model measures pruners without weights of their own, and '
       f'{", ".join(wrong)} is none. {did_you_mean(wrong[0], everything)}'
     )
+  if picture is not None:
+    if pathlib.Path(picture).suffix.lower() != '.png':
+      raise UserError(f'the picture is a .png file, got {picture}')
+    outputs.check_file(picture, '--picture')
   loaded = load_lib.load(model)
   text = None
   if isinstance(loaded.module.config, models.CLIPConfig):
@@ -91,9 +95,6 @@ def left_of(
       )
     chosen = [n for n in chosen if n not in reads]
   if picture is not None:
-    if pathlib.Path(picture).suffix.lower() != '.png':
-      raise UserError(f'the picture is a .png file, got {picture}')
-    outputs.check_file(picture, '--picture')
     chosen = list(dict.fromkeys((*chosen, 'random')))
   given = (shares,) if isinstance(shares, int | float | str) else shares
   rows = report.measure_choosing(

@@ -209,17 +209,17 @@ def zoo_prune_low_rank(given: Given, kept: int) -> Array:
 
 def _zoo_prune(given: Given, kept: int, probe: int | None = None) -> Array:
   """Chooses by a projector, moved itself or one of lower rank."""
-  modules = [projector(given, dtype=jnp.float32)]
+  whole = projector(given, dtype=jnp.float32)
+  low = whole
   if probe is not None:
-    modules.append(projector(given, dtype=jnp.float32, rank=probe))
-  if modules[0].is_initializing():
-    first, *_ = [module(given.rows) for module in modules]
-    return first
-  runs: list[Any] = []
-  for module in modules:
+    low = projector(given, dtype=jnp.float32, rank=probe)
+  if whole.is_initializing():
+    low(given.rows)
+    return whole(given.rows)
+
+  def run(module: compressors.Projector) -> Any:
     alone, weights = module.unbind()  # A scan takes no bound module.
-    runs.append(functools.partial(alone.apply, weights))
-  pruner = before_llm.ZOOPrune(
-    project=runs[0], probe=None if probe is None else runs[1], budget=kept
-  )
+    return functools.partial(alone.apply, weights)
+
+  pruner = before_llm.ZOOPrune(project=run(whole), probe=run(low), budget=kept)
   return pruner(Tokens.create(given.rows), Signals(rng=given.rng))[0].features

@@ -105,9 +105,10 @@ def cut_crops(
     count = 1 + rows * columns
     pixels[i, 0] = images_lib.resize(image, (size, size))
     valid[i, 0] = True
-    pixels[i, 1:count] = _cut(_placed(image, rows, columns, size), size)
+    whole = _placed(image, rows, columns, size)
+    pixels[i, 1:count] = images_lib.cut_tiles(whole, size)
     inside = _shown(image.shape[:2], rows * side, columns * side)
-    valid[i, 1:count] = _cut(inside, side)
+    valid[i, 1:count] = images_lib.cut_tiles(inside, side)
     chosen.append((rows, columns))
   return Crops(
     pixels=pixels,
@@ -167,10 +168,3 @@ def _shown(shape: tuple[int, int], rows: int, columns: int) -> np.ndarray:
     edge = (columns - (int(round(width * rows / height, 7)) or 1)) // 2
     inside[:, edge : columns - edge] = True
   return inside
-
-
-def _cut(x: np.ndarray, side: int) -> np.ndarray:
-  """[R side, Q side, ...] to [R Q, side, side, ...], in raster order."""
-  rows, columns = (n // side for n in x.shape[:2])
-  x = x.reshape(rows, side, columns, side, *x.shape[2:]).swapaxes(1, 2)
-  return x.reshape(rows * columns, side, side, *x.shape[4:])

@@ -224,9 +224,8 @@ def fit_image(
   if policy == 'tile':
     rows, columns = math.ceil(height / size), math.ceil(width / size)
     missing = ((0, rows * size - height), (0, columns * size - width), (0, 0))
-    tiles = np.pad(pixels, missing, mode='edge')
-    tiles = tiles.reshape(rows, size, columns, size, -1).swapaxes(1, 2)
-    return tiles.reshape(rows * columns, size, size, -1), Placement(
+    tiles = cut_tiles(np.pad(pixels, missing, mode='edge'), size)
+    return tiles, Placement(
       policy=policy,
       original=(height, width),
       size=size,
@@ -276,6 +275,13 @@ def cut(pixels: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
   """The view of `pixels` inside a (top, left, height, width) box."""
   top, left, height, width = box
   return pixels[top : top + height, left : left + width]
+
+
+def cut_tiles(x: np.ndarray, side: int) -> np.ndarray:
+  """Cuts [R side, Q side, ...] to [R Q, side, side, ...], in raster order."""
+  rows, columns = (n // side for n in x.shape[:2])
+  x = x.reshape(rows, side, columns, side, *x.shape[2:]).swapaxes(1, 2)
+  return x.reshape(rows * columns, side, side, *x.shape[4:])
 
 
 def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

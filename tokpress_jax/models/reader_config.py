@@ -186,7 +186,12 @@ class ReaderConfig:
   @property
   def vocabulary(self) -> int:
     """Codes of the words, and those around a text; 0 without words."""
-    return len(self.words) and len(self.words) + 3
+    return self._codec.vocabulary if self.words else 0
+
+  @property
+  def _codec(self) -> WordCodec:
+    """Of single words."""
+    return WordCodec(words=self.words, length=3)
 
   def codes(self, words: Sequence[str]) -> np.ndarray:
     """What `Reader` takes as words, int32 [B].
@@ -194,8 +199,7 @@ class ReaderConfig:
     Raises:
       UserError: if one is not known.
     """
-    codec = WordCodec(words=self.words, length=3)
-    return codec.encode(words)[:, 1]
+    return self._codec.encode(words)[:, 1]
 
   def check(self) -> None:
     """Refuses numbers of tokens that the compressor cannot give.

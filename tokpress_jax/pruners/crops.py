@@ -63,7 +63,7 @@ def join_crops(
   there = join(tokens.valid, 1)
   if valid is not None:
     each = valid if valid.ndim == 3 else valid[..., None]
-    there &= jnp.broadcast_to(each, (*shapes[1],)).reshape(batch, -1)
+    there &= jnp.broadcast_to(each, shapes[1]).reshape(batch, -1)
   number = jnp.repeat(jnp.arange(crops, dtype=jnp.int32), slots)[None]
   fields = ('features', 'positions', 'mass', 'kind', 'protected')
   moved: dict[str, Any] = {n: join(getattr(tokens, n), 1) for n in fields}
@@ -72,9 +72,9 @@ def join_crops(
   count = tokens.source_count.reshape(batch, crops)
   if valid is not None:
     # Of a crop that is shown in part, the tokens that are.
-    own = tokens.valid.reshape(shapes[1])
-    hidden = (own & ~there.reshape(shapes[1])).sum(axis=2)
-    count = jnp.where(there.reshape(shapes[1]).any(axis=2), count - hidden, 0)
+    shown = there.reshape(shapes[1])
+    hidden = (tokens.valid.reshape(shapes[1]) & ~shown).sum(axis=2)
+    count = jnp.where(shown.any(axis=2), count - hidden, 0)
   joined = dataclasses.replace(
     tokens,
     **moved,

@@ -84,9 +84,16 @@ class Inputs:
     self, needs: Collection[str | Tap], *, row: int
   ) -> tuple[Tokens, Signals]:
     """One row by itself, with as little padding as there can be."""
-    length = self.lengths[row]
-    slots = -(-length // self.unit) * self.unit
-    return self.make(needs, lengths=(length,), slots=slots, rows=[row])
+    return self.make(
+      needs,
+      lengths=(self.lengths[row],),
+      slots=self.slots_alone(row),
+      rows=[row],
+    )
+
+  def slots_alone(self, row: int) -> int:
+    """Slots of a row by itself, see `alone`."""
+    return -(-self.lengths[row] // self.unit) * self.unit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -109,7 +109,7 @@ def check_pruner(
     )
   on = Inputs() if on is None else on
   budget = getattr(pruner, 'budget', None)
-  fewest = min(on.alone((), row=row)[0].valid.shape[1] for row in ALONE) - 1
+  fewest = min(map(on.slots_alone, ALONE)) - 1
   if isinstance(budget, int) and budget > fewest:
     raise UserError(
       f'checks run on rows of {fewest} tokens beside a protected one, which '
